@@ -1,0 +1,58 @@
+# Every target builds the environment it needs first, and only when its requirements have changed.
+# PYTHON=/path/to/python3.11 names another interpreter, PYTEST_ARGS goes to pytest.
+
+PYTHON ?= python3.11
+PYTEST_ARGS ?=
+
+CONFIG := configs/retinanet_mf26m_shapes.py
+WORK_DIR := work_dirs/retinanet_mf26m_shapes
+
+.DEFAULT_GOAL := env
+.PHONY: env env-official env-imagenet test test-official test-imagenet lint format demo clean help
+
+env: ## build .venv: torch, the onedl family of mmdet with a compiled mmcv, this project
+	@$(call make_env,default)
+
+env-official: ## build .venv-official: the same with the official family (mmcv 2.1.0, mmdet 3.3.0)
+	@$(call make_env,official)
+
+env-imagenet: ## build .venv-imagenet: with mmpretrain and torchvision (several GB)
+	@$(call make_env,imagenet)
+
+test: env ## run the tests
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+test-official: env-official ## run the tests with the official family of mmdet distributions
+	.venv-official/bin/python -m pytest $(PYTEST_ARGS)
+
+test-imagenet: env-imagenet ## run the tests of ImageNet training
+	.venv-imagenet/bin/python -m pytest tests/imagenet $(PYTEST_ARGS)
+
+lint: env ## check style, annotations, docstrings and formatting
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+format: env ## format the code and sort its imports
+	.venv/bin/ruff check --select I --fix .
+	.venv/bin/ruff format .
+
+demo: env ## make the shapes data, train and test a small detector on it, draw what it found
+	.venv/bin/python tools/make_shapes_dataset.py
+	.venv/bin/python tools/train.py $(CONFIG)
+	.venv/bin/python tools/test.py $(CONFIG) "$$(cat $(WORK_DIR)/last_checkpoint)" \
+		--out $(WORK_DIR)/predictions.pkl
+	.venv/bin/python tools/demo_pictures.py $(CONFIG) $(WORK_DIR)/predictions.pkl
+
+clean: ## remove the environments and caches; data, checkpoints and work directories stay
+	rm -rf .venv .venv-official .venv-imagenet .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+define make_env
+command -v $(PYTHON) >/dev/null || { \
+	echo 'Python 3.11 is needed and "$(PYTHON)" is not found; install it, or name it by' \
+		'`make PYTHON=/path/to/python3.11`.' >&2; exit 1; }; \
+$(PYTHON) tools/dev/make_env.py $(1)
+endef

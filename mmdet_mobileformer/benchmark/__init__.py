@@ -1,0 +1,1 @@
+"""Comparing the speed of models on one machine: see `tools/benchmark.py`."""

@@ -1,0 +1,238 @@
+"""Measuring prepared models in alternating order, so that ratios hold on a noisy machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmdet_mobileformer.benchmark.models import TensorPath, build_model
+from mmdet_mobileformer.errors import UserError
+
+RUNTIMES = ('eager', 'channels-last', 'compiled', 'onnx')
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+@dataclass
+class Case:
+    """One thing to measure, and what was measured."""
+
+    model: str
+    runtime: str
+    height: int
+    width: int
+    batch: int
+    threads: int
+    dtype: str
+    training: bool
+    macs: int = 0  # of one forward pass of the batch
+    saved_bytes: int = 0  # activations kept for backward, weights left out
+    peak_bytes: int = 0  # growth of memory during one run
+    times: list[float] = field(default_factory=list)  # seconds, one a round
+
+    def summary(self, sgemm_rate: float, first: Case) -> dict[str, Any]:
+        """Figures of the table; ``ratio`` is the first case's time over this one's, by round."""
+        times = np.array(self.times)
+        low, median, high = np.percentile(times, (25, 50, 75))
+        share = 0.0 if self.training else self.macs / median / sgemm_rate
+        return {
+            **{k: v for k, v in asdict(self).items() if k != 'times'},
+            'median_ms': 1e3 * median,
+            'spread_ms': 1e3 * (high - low),
+            'images_per_s': self.batch / median,
+            'sgemm_share': share,
+            'ratio': float(np.median(np.array(first.times) / times)),
+        }
+
+
+def all_cases(
+    models: Sequence[str],
+    runtimes: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    dtypes: Sequence[str],
+    training: bool,
+) -> list[Case]:
+    """Every combination.
+
+    Raises:
+        UserError: If ONNX Runtime is asked to train or to compute in 16 bits.
+    """
+    if 'onnx' in runtimes and (training or set(dtypes) != {'fp32'}):
+        raise UserError('the runtime onnx is measured in inference and fp32 only; leave it out.')
+    grid = product(sizes, batches, threads, dtypes, runtimes, models)
+    return [
+        Case(model, runtime, *size, batch, thread, dtype, training)
+        for size, batch, thread, dtype, runtime, model in grid
+    ]
+
+
+def measure(cases: Sequence[Case], rounds: int, device: str, log: Callable[[str], None]) -> None:
+    """Prepare every case, then run each once a round, every second round in reverse order."""
+    runs = []
+    for case in cases:
+        torch.set_num_threads(case.threads)
+        run = prepare(case, device)
+        runs.append((case, run))
+        log(f'prepared {case.model} {case.runtime} {case.height}x{case.width} x{case.batch}')
+    for index in range(rounds):
+        for case, run in runs if index % 2 == 0 else runs[::-1]:
+            torch.set_num_threads(case.threads)
+            start = time.perf_counter()
+            run()
+            case.times.append(time.perf_counter() - start)
+
+
+def prepare(case: Case, device: str) -> Callable[[], None]:
+    """Build, warm up and measure what needs no time: MACs, memory, saved activations."""
+    dtype = DTYPES[case.dtype]
+    model = TensorPath(build_model(case.model)).train(case.training)
+    images = torch.randn(case.batch, 3, case.height, case.width)
+    case.macs = count_macs(model, images)
+    if case.runtime == 'onnx':
+        run = _onnx_run(model, images, case.threads)
+        case.peak_bytes = peak_of(run, device)
+        run()
+        return run
+    model, images = model.to(device, dtype), images.to(device, dtype)
+    if case.runtime == 'channels-last':
+        model = model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    if case.runtime == 'compiled':
+        model.compile(dynamic=False)
+    run = _training_run(model, images) if case.training else _inference_run(model, images)
+    run()
+    run()
+    if case.training:
+        case.saved_bytes = saved_bytes(model, images)
+    case.peak_bytes = peak_of(run, device)
+    return run
+
+
+def _inference_run(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        with torch.inference_mode():
+            model(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _training_run(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        model.zero_grad(set_to_none=True)
+        sum(output.float().square().mean() for output in model(images)).backward()
+        if images.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _onnx_run(model: nn.Module, images: Tensor, threads: int) -> Callable[[], None]:
+    import onnxruntime  # here, since nothing else in the benchmark needs it
+
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder) / 'model.onnx'
+        torch.onnx.export(model, (images,), str(path), dynamo=True, verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=['CPUExecutionProvider']
+        )
+    feed = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def count_macs(model: nn.Module, images: Tensor) -> int:
+    """MACs of convolutions and matrix products in one forward pass."""
+    training = model.training
+    wanted = [weight for weight in model.parameters() if weight.requires_grad]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
+    model.eval().requires_grad_(False)  # nor through views of the tokens that want a gradient
+    try:
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            model(images)
+    finally:
+        for weight in wanted:
+            weight.requires_grad_(True)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        model.train(training)
+    return counter.get_total_flops() // 2
+
+
+def saved_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes of the tensors that a forward pass keeps for backward, weights left out."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model(images)
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del outputs
+    return total
+
+
+def peak_of(run: Callable[[], None], device: str) -> int:
+    """Bytes by which memory grows at most during one run: of the GPU, or resident on the CPU.
+
+    0 where the system does not tell (the CPU's peak is known on Linux alone).
+    """
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    if not sys.platform.startswith('linux'):
+        return 0
+    try:
+        Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
+    except OSError:
+        return 0
+    before = _status('VmRSS')
+    run()
+    return max(_status('VmHWM') - before, 0)
+
+
+def _status(name: str) -> int:
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def sgemm_rate(device: str, threads: int, size: int = 2048, repeats: int = 7) -> float:
+    """MACs a second of a square float32 matrix product, the median of some."""
+    torch.set_num_threads(threads)
+    left, right = torch.randn(2, size, size, device=device)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return size**3 / float(np.median(times))
+
+
+def default_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

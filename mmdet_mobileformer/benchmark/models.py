@@ -1,0 +1,135 @@
+"""The models of the benchmark by name: ours, their variants, and peers from mmdet's registry."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from mmdet_mobileformer.engine.acceleration import fuse_detector
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.models import ARCHS, DynamicReLU
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+PEERS = {
+    'resnet50': dict(type='ResNet', depth=50, out_indices=(1, 2, 3)),
+    'mobilenetv2': dict(type='MobileNetV2', out_indices=(2, 4, 7)),
+    'pvtv2-b0': dict(
+        type='PyramidVisionTransformerV2', embed_dims=32, num_layers=[2, 2, 2, 2], init_cfg=None
+    ),
+}
+VARIANTS = ('fused', 'plain', 'spatial', 'cp')
+
+
+def build_model(name: str) -> nn.Module:
+    """Build a model with random weights.
+
+    Args:
+        name: 'mf-<arch>' (backbone alone), 'retinanet-mf-<arch>', 'e2e-mf-<arch>', 'resnet50',
+            'mobilenetv2', 'pvtv2-b0', 'retinanet-r50', 'detr-r50', or the path of a config,
+            followed by any of '+fused' (norms folded into convolutions, for inference), '+plain'
+            (dynamic ReLU as the formula says it), '+spatial' and '+cp' (the backbone's settings).
+
+    Raises:
+        UserError: If there is no such model or variant.
+    """
+    base, *variants = name.split('+')
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise UserError(f'unknown variant +{variant} of {name}; choose from {VARIANTS}.')
+    cfg = _model_cfg(base)
+    backbone = cfg.get('backbone', cfg)
+    if backbone['type'] == 'MobileFormer':
+        if 'spatial' in variants:
+            backbone['dynamic_relu'] = 'spatial'
+        backbone['with_cp'] = 'cp' in variants
+    elif set(variants) - {'fused'}:
+        raise UserError(f'{name}: only Mobile-Former has the variants +plain, +spatial and +cp.')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg)
+    if 'plain' in variants:
+        use_plain_activation(model)
+    if 'fused' in variants:
+        fuse_detector(model)
+    return model
+
+
+def use_plain_activation(model: nn.Module) -> None:
+    """Compute dynamic ReLU as ``max(a1 * x, a2 * x)``, keeping both products for backward."""
+    for module in model.modules():
+        if isinstance(module, DynamicReLU):
+            module.forward = types.MethodType(_plain_dynamic_relu, module)
+
+
+def _plain_dynamic_relu(
+    self: DynamicReLU, features: Tensor, tokens: Tensor, assignment: Tensor | None = None
+) -> Tensor:
+    if assignment is None:
+        slopes = self._slopes(tokens[:, :1])[:, 0, :, None, None]
+    else:
+        slopes = self._slopes(tokens).transpose(1, 2) @ assignment.flatten(2)
+        slopes = slopes.unflatten(2, features.shape[-2:])
+    first, second = slopes.chunk(2, dim=1)
+    return torch.maximum(first * features, second * features)
+
+
+class TensorPath(nn.Module):
+    """Images (N, 3, H, W) to the tuple of all tensors that a model makes, without post-processing.
+
+    Args:
+        model: A backbone or a detector.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.is_detector = hasattr(model, 'bbox_head')
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the model; every image fills the batch."""
+        if not self.is_detector:
+            return tuple(self.model(images))
+        size = tuple(images.shape[-2:])
+        meta = dict(img_shape=size, batch_input_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+        samples = [DetDataSample(metainfo=meta) for _ in range(images.shape[0])]
+        return tuple(_tensors(self.model(images, samples, mode='tensor')))
+
+
+def _tensors(outputs: Any) -> list[Tensor]:  # noqa: ANN401 (whatever nesting a detector returns)
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, dict):
+        outputs = outputs.values()
+    return [tensor for item in outputs if item is not None for tensor in _tensors(item)]
+
+
+def _model_cfg(base: str) -> dict[str, Any]:
+    if base in PEERS:
+        return dict(PEERS[base])
+    if base.startswith('mf-') and base[3:] in ARCHS:
+        return dict(type='MobileFormer', arch=base[3:], out_indices=(2, 3, 4))
+    known = {
+        **{f'retinanet-mf-{arch}': f'retinanet_mf{arch}_coco.py' for arch in ARCHS},
+        **{f'e2e-mf-{arch}': f'e2e_mf{arch}_coco.py' for arch in ('508m', '294m', '214m', '151m')},
+        'retinanet-r50': 'retinanet_mf294m_coco.py',
+        'detr-r50': 'ablation/detr_r50.py',
+    }
+    path = CONFIGS / known[base] if base in known else Path(base)
+    if not path.is_file():
+        raise UserError(
+            f'{base} is no model of the benchmark and no config file; choose from '
+            f'{[*(f"mf-{arch}" for arch in ARCHS), *PEERS, *known]}.'
+        )
+    cfg = Config.fromfile(str(path)).model
+    if base == 'retinanet-r50':
+        cfg.backbone = dict(PEERS['resnet50'])
+        cfg.neck.in_channels = [512, 1024, 2048]
+    cfg.backbone.init_cfg = None
+    return cfg

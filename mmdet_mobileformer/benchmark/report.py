@@ -1,0 +1,120 @@
+"""What the benchmark found: table, JSON and picture."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+COLUMNS = (
+    ('model', 'model', '{}'),
+    ('runtime', 'runtime', '{}'),
+    ('size', 'size', '{}'),
+    ('batch', 'batch', '{}'),
+    ('threads', 'threads', '{}'),
+    ('dtype', 'dtype', '{}'),
+    ('median_ms', 'ms', '{:.1f}'),
+    ('spread_ms', '± ms', '{:.1f}'),
+    ('images_per_s', 'images/s', '{:.2f}'),
+    ('ratio', 'times as fast', '{:.2f}'),
+    ('sgemm_share', 'of sgemm', '{:.0%}'),
+    ('peak_bytes', 'peak MB', '{:.0f}'),
+    ('saved_bytes', 'saved MB', '{:.0f}'),
+)
+
+
+def machine(device: str, rates: dict[int, float]) -> dict[str, Any]:
+    """Device, versions and measured rates of matrix products, in GMAC/s by number of threads."""
+    name = torch.cuda.get_device_name() if device == 'cuda' else _cpu_name()
+    versions = {'python': platform.python_version(), 'torch': torch.__version__}
+    for package in ('onnxruntime', 'mmdet', 'mmcv', 'mmengine'):
+        try:
+            versions[package] = __import__(package).__version__
+        except ImportError:
+            versions[package] = None
+    return dict(
+        device=name,
+        versions=versions,
+        sgemm_gmacs={str(threads): rate / 1e9 for threads, rate in rates.items()},
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown table; 'times as fast' compares with the first model of the same setting."""
+    columns = [
+        column
+        for column in COLUMNS
+        if column[0] not in ('saved_bytes', 'sgemm_share') or any(row[column[0]] for row in rows)
+    ]
+    lines = [[title for _, title, _ in columns]]
+    for row in rows:
+        shown = {
+            **row,
+            'size': f'{row["height"]}×{row["width"]}',
+            'peak_bytes': row['peak_bytes'] / 2**20,
+            'saved_bytes': row['saved_bytes'] / 2**20,
+        }
+        lines.append([form.format(shown[key]) for key, _, form in columns])
+    lines.insert(1, ['---'] * len(columns))
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def growth(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """How the time of each model grows with the pixels of the batch, from three amounts on.
+
+    The exponent p of ``time = c * pixels^p`` is fitted by least squares on logarithms, and R² says
+    how much of the logarithms' variance it explains.
+    """
+    lines = []
+    for model, runtime in dict.fromkeys((row['model'], row['runtime']) for row in rows):
+        own = [row for row in rows if (row['model'], row['runtime']) == (model, runtime)]
+        pixels = np.log([row['batch'] * row['height'] * row['width'] for row in own])
+        times = np.log([row['median_ms'] for row in own])
+        if len(set(pixels)) < 3:
+            continue
+        power, offset = np.polyfit(pixels, times, 1)
+        residual = times - (power * pixels + offset)
+        explained = 1 - residual.var() / times.var()
+        lines.append(f'{model} {runtime}: time grows with pixels^{power:.2f} (R² {explained:.4f})')
+    return lines
+
+
+def write_json(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Write everything as JSON."""
+    path.write_text(json.dumps(dict(machine=about, results=list(rows)), indent=1))
+
+
+def draw(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Draw the medians as bars, their quartiles' distance as whiskers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1 + 0.35 * len(rows)), layout='constrained')
+    axes = figure.subplots()
+    names = [
+        f'{row["model"]} {row["runtime"]} {row["height"]}×{row["width"]} ×{row["batch"]} '
+        f'{row["threads"]}t {row["dtype"]}'
+        for row in rows
+    ]
+    places = np.arange(len(rows))[::-1]
+    medians = [row['median_ms'] for row in rows]
+    spreads = [row['spread_ms'] / 2 for row in rows]
+    bars = axes.barh(places, medians, xerr=spreads, color='#4878a8')
+    axes.bar_label(bars, [f'{median:.1f}' for median in medians], padding=4)
+    axes.set_yticks(places, names)
+    axes.set_xlabel('median of a batch (ms)')
+    axes.set_title(about['device'])
+    figure.savefig(path)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,80 @@
+"""Pretrained weights of a backbone: all of them, or an error that says what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data, select_state_dict
+from mmdet_mobileformer.errors import UserError
+
+
+def load_pretrained(module: nn.Module, path: str, prefix: str = '') -> None:
+    """Load all weights of a module from a checkpoint, read as data.
+
+    mmengine's own loading passes over what does not fit, so that the wrong file would leave random
+    weights behind. Here only one thing may differ: the file may hold further ``blocks``, those that
+    the module does not build because no level that it returns needs them.
+
+    Args:
+        module: The module.
+        path: The checkpoint: a converted one, one that ImageNet or detection training wrote, or a
+            state dict of the module itself.
+        prefix: What the names of the module's weights start with there, for example 'backbone.'.
+
+    Raises:
+        UserError: If the file cannot be read as data, or its weights are not the module's.
+    """
+    checkpoint = load_checkpoint_as_data(path)
+    _, weights = select_state_dict(checkpoint, path)
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    own = {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+    if not own:
+        raise UserError(
+            f'the pretrained weights {path} have no name that starts with {prefix!r} (the first is '
+            f"{next(iter(weights))!r}); a checkpoint in the authors' format must first be "
+            'converted by tools/convert_checkpoint.py.'
+        )
+    expected = module.state_dict()
+    extra = _blocks_beyond(module, own)
+    own = {name: value for name, value in own.items() if name not in extra}
+    found = differences(_shapes(own), _shapes(expected))
+    if found:
+        variant = (checkpoint.get('meta') or {}).get('variant')
+        said = f', which says that it is of variant {variant},' if variant else ''
+        raise UserError(
+            f'the pretrained weights {path}{said} do not fit the {type(module).__name__} that the '
+            f'config builds: {found}; name the file of the same arch in init_cfg.checkpoint.'
+        )
+    module.load_state_dict(own)
+
+
+def differences(
+    given: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], shown: int = 5
+) -> str:
+    """Name the keys that are missing, too many, or of another shape; '' if there are none."""
+    found = [f'{key} is missing' for key in expected if key not in given]
+    found += [f'{key} is unknown' for key in given if key not in expected]
+    found += [
+        f'{key} is of shape {tuple(given[key])} instead of {tuple(expected[key])}'
+        for key in expected
+        if key in given and tuple(given[key]) != tuple(expected[key])
+    ]
+    more = f' and {len(found) - shown} more' if len(found) > shown else ''
+    return ', '.join(found[:shown]) + more
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
+    return {name: value.shape for name, value in weights.items()}
+
+
+def _blocks_beyond(module: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
+    """Names of weights of blocks behind the module's last one."""
+    count = len(getattr(module, 'blocks', ()))
+    parts = {name: name.split('.') for name in weights if name.startswith('blocks.')}
+    return {name for name, part in parts.items() if part[1].isdigit() and int(part[1]) >= count}

@@ -1,0 +1,171 @@
+"""Reading checkpoints as data: whatever a file asks for, nothing of it is executed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+from mmdet_mobileformer.errors import UserError
+
+# Names under which checkpoints keep the weights, and the averaged ones (EMA).
+_WEIGHTS = ('state_dict', 'model')
+_EMA_WEIGHTS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')
+
+
+def load_checkpoint_as_data(path: str | os.PathLike, trust: bool = False) -> dict[str, Any]:
+    """Read a local checkpoint: PyTorch's format or safetensors, recognised by its content.
+
+    Beside tensors and plain values, the few types are allowed that the checkpoints of mmengine and
+    timm hold: the buffers of mmengine's log, NumPy's arrays and numbers, ``argparse.Namespace``.
+
+    Args:
+        path: The file.
+        trust: Load whatever Python objects the file holds, which may run code. Only for a file
+            whose origin the user vouches for.
+
+    Returns:
+        The checkpoint with its tensors on the CPU. For safetensors ``state_dict`` and ``meta`` (the
+        file's own metadata, text to text).
+
+    Raises:
+        UserError: If the file is missing, holds more than data, is damaged, or is no checkpoint.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    if not os.path.isfile(path):
+        raise UserError(f'the checkpoint {path} does not exist (looked from {os.getcwd()}).')
+    if _is_safetensors(path):
+        return _load_safetensors(path)
+    try:
+        with torch.serialization.safe_globals(_safe_types()):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        raise UserError(_refusal(path, str(error))) from None
+    except Exception as error:  # a damaged file makes torch raise almost anything
+        raise UserError(
+            f'the checkpoint {path} cannot be read ({type(error).__name__}: {_first_line(error)}); '
+            'the file is damaged or no checkpoint: get or write it again.'
+        ) from None
+    if not isinstance(checkpoint, Mapping):
+        raise UserError(
+            f'{path} holds a {type(checkpoint).__name__} instead of a checkpoint (a dict); name '
+            'another file.'
+        )
+    return dict(checkpoint)
+
+
+def select_state_dict(
+    checkpoint: Mapping[str, Any], path: str | os.PathLike, ema: bool = False
+) -> tuple[str, dict[str, Tensor]]:
+    """Find the weights in a checkpoint and drop the ``module.`` of parallel training.
+
+    Args:
+        checkpoint: What :func:`load_checkpoint_as_data` gave.
+        path: Its file, for messages.
+        ema: Take the averaged weights where there are both.
+
+    Returns:
+        The key that the weights were under ('' where the file holds nothing but weights), and the
+        weights by name.
+
+    Raises:
+        UserError: If there are no weights, or no averaged ones and ``ema`` asks for them.
+    """
+    names = _EMA_WEIGHTS if ema else (*_WEIGHTS, *_EMA_WEIGHTS)
+    source = next((name for name in names if isinstance(checkpoint.get(name), Mapping)), '')
+    if ema and not source:
+        raise UserError(
+            f'{path} has no averaged (EMA) weights: none of {", ".join(_EMA_WEIGHTS)} is there; '
+            'leave --ema out.'
+        )
+    weights = checkpoint[source] if source else checkpoint
+    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    others = [name for name in weights if name not in tensors]
+    if not tensors or (others and not source):
+        raise UserError(
+            f'{path} has no weights under {", ".join((*_WEIGHTS, *_EMA_WEIGHTS))}; it holds '
+            f'{", ".join(map(repr, list(checkpoint)[:5])) or "nothing"}; name a checkpoint.'
+        )
+    if others:
+        raise UserError(f'{path}: {others[0]!r} among the weights is no tensor; name another file.')
+    while all(name.startswith('module.') for name in tensors):
+        tensors = {name.removeprefix('module.'): value for name, value in tensors.items()}
+    return source, tensors
+
+
+def _is_safetensors(path: str) -> bool:
+    """Eight bytes of a length, then a JSON object; neither a zip archive nor a pickle looks so."""
+    with open(path, 'rb') as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], 'little')
+    return start[8:] == b'{' and length <= os.path.getsize(path) - 8
+
+
+def _load_safetensors(path: str) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise UserError(
+            f'{path} is in the safetensors format; install it by `pip install safetensors`.'
+        ) from None
+    try:
+        with safe_open(path, framework='pt') as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+            return dict(state_dict=weights, meta=file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(
+            f'the checkpoint {path} cannot be read ({_first_line(error)}); get or write it again.'
+        ) from None
+
+
+def _refusal(path: str, reason: str) -> str:
+    """One sentence from torch's page of advice."""
+    wanted = re.search(r'GLOBAL (\S+\.\S+)', reason)
+    if wanted is not None:
+        return (
+            f'the checkpoint {path} asks for {wanted[1]}, which is code and not data, so it was '
+            'refused and nothing of it was run; take another file, or save its weights alone where '
+            'you trust it.'
+        )
+    reason = re.sub(r'(?s).*WeightsUnpickler error:|Check the documentation.*', '', reason).strip()
+    return (
+        f'the checkpoint {path} cannot be read as data ({reason or "no pickle"}): it is damaged, '
+        'no checkpoint, or asks for code, of which nothing was run; take another file.'
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ['no reason given'])[0]
+
+
+def _safe_types() -> list[Any]:
+    """Types in checkpoints beside tensors and plain values."""
+    # The functions by which NumPy's arrays and numbers are pickled; their place depends on NumPy.
+    reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+    kinds = ('bool', 'uint8', 'int16', 'int32', 'uint32', 'int64', 'float16', 'float32', 'float64')
+    # Files written under NumPy 1 and 2 name the same functions in different places.
+    places = ('numpy.core.multiarray', 'numpy._core.multiarray')
+    return [
+        HistoryBuffer,
+        argparse.Namespace,
+        (_buffer_method, 'builtins.getattr'),
+        *((reconstruct, f'{place}._reconstruct') for place in places),
+        *((scalar, f'{place}.scalar') for place in places),
+        *(np.ndarray, np.dtype),
+        *(type(np.dtype(kind)) for kind in kinds),
+    ]
+
+
+def _buffer_method(owner: Any, name: str) -> Any:  # noqa: ANN401 (whatever the file asks for)
+    """Stand in for `getattr`, by which a buffer names its statistics, and give nothing else."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'the file asks for attribute {name!r} of {owner!r}')
+    return getattr(owner, name)

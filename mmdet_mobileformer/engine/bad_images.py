@@ -1,0 +1,153 @@
+"""Images that cannot be read: named, and passed over where the user wants that."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets.transforms import PackDetInputs
+from mmdet.registry import TRANSFORMS
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmdet_mobileformer.engine.errors import LocalError
+
+ON_ERROR = ('stop', 'replace', 'blank')
+SHOWN = 20
+
+
+@TRANSFORMS.register_module()
+class LoadWholeImage(LoadImageFromFile):
+    """mmcv's LoadImageFromFile, which takes no part of an image for the whole.
+
+    OpenCV fills what a truncated file lacks with grey and says nothing.
+
+    Args:
+        on_error: What a missing, broken or truncated image does: 'stop' raises an error; 'replace'
+            lets the data set draw another image (training only); 'blank' gives a black image of the
+            annotated size, in which nothing can be found, so that an evaluation counts its objects
+            as missed.
+        report_file: Text file to which 'replace' and 'blank' add the image's path and the reason.
+        **kwargs: As for mmcv's LoadImageFromFile.
+
+    Raises:
+        ValueError: If ``on_error`` is another word, or needs ``report_file``.
+    """
+
+    def __init__(
+        self, on_error: str = 'stop', report_file: str | None = None, **kwargs: object
+    ) -> None:
+        if on_error not in ON_ERROR:
+            raise ValueError(f'on_error must be one of {ON_ERROR}, not {on_error!r}')
+        if on_error != 'stop' and report_file is None:
+            raise ValueError(f'on_error={on_error!r} needs report_file')
+        super().__init__(**kwargs)
+        self.on_error = on_error
+        self.report_file = report_file
+
+    def transform(self, results: dict) -> dict | None:
+        """Load ``results['img_path']``.
+
+        Returns:
+            The results with ``img`` (H, W, 3) as BGR, ``img_shape`` and ``ori_shape``; None to draw
+            another image.
+
+        Raises:
+            LocalError: If the image cannot be read and ``on_error`` is 'stop'.
+        """
+        path = results['img_path']
+        try:
+            loaded = super().transform(results)
+            problem = truncation(path) if os.path.isfile(path) else None
+        except Exception as error:
+            problem = ' '.join(str(error).split()) or type(error).__name__
+        if problem is None:
+            return loaded
+        if self.on_error == 'stop':
+            raise LocalError(
+                f'the image {path} cannot be read ({problem}); replace it, or train on without '
+                'such images by --skip-bad-images.'
+            )
+        _report(self.report_file, path, problem)
+        if self.on_error == 'replace':
+            return None
+        shape = (results['height'], results['width'])
+        dtype = np.float32 if self.to_float32 else np.uint8
+        return dict(results, img=np.zeros((*shape, 3), dtype), img_shape=shape, ori_shape=shape)
+
+
+@TRANSFORMS.register_module()
+class PackAnyDetInputs(PackDetInputs):
+    """mmdet's PackDetInputs, which also takes a mirrored image of one pixel's width or height.
+
+    NumPy calls such an array contiguous in spite of its negative stride, and torch then refuses it.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Pack as mmdet does."""
+        image = results.get('img')
+        if image is not None and min(image.strides) < 0:
+            results['img'] = image.copy(order='C')
+        return super().transform(results)
+
+
+def truncation(path: str) -> str | None:
+    """Say what is wrong with a JPEG or PNG file that ends before its image does, else None.
+
+    The end marks are looked for first; only a file without them is decoded a second time, strictly.
+    """
+    with open(path, 'rb') as file:
+        content = file.read()
+    if content.startswith(b'\xff\xd8'):
+        # Within a scan (from its start mark FF DA) no end mark FF D9 can occur by chance.
+        suspicious = content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda')
+    elif content.startswith(b'\x89PNG'):
+        suspicious = b'IEND' not in content[-64:]
+    else:
+        return None
+    if not suspicious:
+        return None
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+    except Exception as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def _report(report_file: str, path: str, problem: str) -> None:
+    """Add a line; one short write at the end of a file is not torn by other processes' writes."""
+    os.makedirs(os.path.dirname(os.path.abspath(report_file)), exist_ok=True)
+    with open(report_file, 'a', encoding='utf-8') as file:
+        file.write(f'{path}\t{problem}\n')
+
+
+@HOOKS.register_module()
+class BadImageReportHook(Hook):
+    """Says at the end of a run which images could not be read.
+
+    Args:
+        report_file: The file of :class:`LoadWholeImage`; what an interrupted run found stays in it.
+    """
+
+    def __init__(self, report_file: str) -> None:
+        self.report_file = report_file
+
+    def after_train(self, runner: Runner) -> None:
+        """Log the number of images and the first of them."""
+        if not is_main_process():
+            return
+        found: dict[str, str] = {}
+        if os.path.isfile(self.report_file):
+            with open(self.report_file, encoding='utf-8') as file:
+                found = dict(line.rstrip('\n').split('\t', 1) for line in file)
+        lines = [f'{len(found)} images could not be read and were passed over:']
+        lines += [f'  {path} ({problem})' for path, problem in list(found.items())[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(f'  and {len(found) - SHOWN} more, all in {self.report_file}.')
+        runner.logger.warning('\n'.join(lines) if found else 'No image had to be passed over.')

@@ -1,0 +1,103 @@
+"""What tools/train.py and tools/test.py have in common: flags, the config, the Runner."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mmdet.registry import RUNNERS
+from mmdet.utils import register_all_modules, setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from mmdet_mobileformer.engine.distributed import LAUNCHERS
+from mmdet_mobileformer.engine.errors import UserError
+from mmdet_mobileformer.engine.overrides import set_classwise, set_data_root
+from mmdet_mobileformer.engine.safe_loading import load_checkpoints_as_data
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that training and testing share."""
+    parser.add_argument(
+        '--work-dir', help='folder for logs and results; default work_dirs/<config>'
+    )
+    parser.add_argument(
+        '--data-root',
+        help='folder in COCO layout (annotations/instances_{train,val}2017.json, train2017/, '
+        'val2017/) that replaces the data of every loader and evaluator',
+    )
+    parser.add_argument(
+        '--classes', choices=['auto'], help='take the categories from the data, not the config'
+    )
+    parser.add_argument('--classwise', action='store_true', help='report the AP of each class too')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that replace those of the config, as key=value; lists as key="[a,b]" or '
+        'key=a,b, nested ones as key="[(a,b),(c,d)]", without blanks',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read checkpoints that hold more than data, which can run code: own old files only',
+    )
+    parser.add_argument(
+        '--launcher', choices=LAUNCHERS, default='none', help='who starts the processes'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that ``args.config`` names and merge ``args.cfg_options``.
+
+    Raises:
+        UserError: If the config file, or one that it builds on, does not exist, or a module that it
+            imports.
+    """
+    setup_cache_size_limit_of_dynamo()
+    register_all_modules(init_default_scope=False)
+    load_checkpoints_as_data(getattr(args, 'trust_checkpoint', False))
+    if not os.path.isfile(args.config):
+        raise UserError(f'the config {args.config} does not exist (looked from {os.getcwd()}).')
+    try:
+        cfg = Config.fromfile(args.config)
+    except FileNotFoundError as error:
+        raise UserError(f'the config {args.config} builds on a missing file: {error}.') from None
+    except ImportError as error:
+        cause: BaseException = error
+        while cause.__cause__ or cause.__context__:  # mmengine wraps the module's own error
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(
+            f'the config {args.config} imports what cannot be imported ({cause}); install it '
+            '(mmpretrain for ImageNet: see docs/pretraining.md).'
+        ) from None
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    return cfg
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """:func:`load_config`, with the flags of :func:`add_common_arguments` except ``--launcher``.
+
+    ``--classes`` is left to the caller: training and testing know the classes from different files.
+
+    Raises:
+        UserError: If the config or the folder of ``--data-root`` does not exist or does not fit.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args)
+    name = os.path.splitext(os.path.basename(args.config))[0]
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
+    if args.data_root:
+        set_data_root(cfg, args.data_root)
+    if args.classwise:
+        set_classwise(cfg)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build mmengine's Runner, or the one that ``runner_type`` names."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -1,0 +1,83 @@
+"""Files that are whole or not there: written beside, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+
+from mmdet_mobileformer.errors import UserError
+
+PARTIAL_SUFFIX = '.partial'
+
+
+def write_durably(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file so that a crash leaves either its old content or the new one.
+
+    The content goes to ``<path>.partial`` in the same folder and to the disk before it takes the
+    file's name.
+
+    Args:
+        path: The file; its folder is made if it is missing.
+        content: All its bytes.
+
+    Raises:
+        UserError: If the disk takes no more or the file cannot be written; the old one stays.
+    """
+    path = os.path.abspath(path)
+    partial = path + PARTIAL_SUFFIX
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(partial, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _flush_folder(os.path.dirname(path))
+    except OSError as error:
+        with suppress(OSError):
+            os.remove(partial)
+        raise UserError(
+            f'{path} ({len(content) >> 20} MB) cannot be written ({error.strerror or error}); '
+            'files written before are whole: make room or mend the permissions, then go on.'
+        ) from None
+
+
+def _flush_folder(folder: str) -> None:
+    """Make the renaming itself last; systems that cannot open folders (Windows) do without."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class DurableBackend(LocalBackend):
+    """mmengine's local files, written by :func:`write_durably`.
+
+    mmengine writes in place, so that a kill in between leaves half a file under the real name.
+    """
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes to a file.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        write_durably(filepath, obj)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write text to a file.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        write_durably(filepath, obj.encode(encoding))
+
+
+register_backend('durable', DurableBackend, force=True)

@@ -1,0 +1,41 @@
+"""Errors that a user can mend: one sentence each, and no traceback in the tools."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from mmdet_mobileformer.errors import UserError
+
+__all__ = ['EXIT_CODE', 'LocalError', 'UserError', 'run_tool']
+
+EXIT_CODE = 2
+
+
+class LocalError(UserError):
+    """A :class:`UserError` that only one of several processes may meet, so that each one speaks."""
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a command line tool: a :class:`UserError` becomes its sentence and exit code 2.
+
+    Of several processes only the first one speaks, except for a :class:`LocalError`; all end.
+
+    Raises:
+        SystemExit: With code 2 after a :class:`UserError`.
+    """
+    try:
+        main()
+    except UserError as error:
+        if int(os.environ.get('RANK', 0)) == 0 or isinstance(error, LocalError):
+            print(f'{os.path.basename(sys.argv[0])}: error: {_sentence(error)}', file=sys.stderr)
+        raise SystemExit(EXIT_CODE) from None
+
+
+def _sentence(error: UserError) -> str:
+    """The message alone; torch's data loader wraps it into a worker's traceback."""
+    text = str(error)
+    if 'Original Traceback' in text:
+        text = text.rsplit(f'{type(error).__name__}: ', 1)[-1].strip()
+    return text

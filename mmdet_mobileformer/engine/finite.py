@@ -1,0 +1,176 @@
+"""Stopping when a loss, a matching cost or a gradient is not finite, before it does harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import torch
+from mmdet.models.task_modules import AssignResult, HungarianAssigner
+from mmdet.registry import TASK_UTILS
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmdet_mobileformer.errors import UserError
+
+SHOWN = 3
+
+
+class NonFiniteError(UserError):
+    """A number of the training step is NaN or infinite; the message names which."""
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Checks every loss of a training step before its gradient is taken.
+
+    It also tells the optimiser wrapper the parameters' names, for its own messages.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Watch what the detector's forward pass gives."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model.register_forward_hook(_check_losses)
+        if isinstance(runner.optim_wrapper, _NamedParameters):
+            runner.optim_wrapper.parameter_names = {
+                id(parameter): name for name, parameter in model.named_parameters()
+            }
+
+
+def _check_losses(module: nn.Module, inputs: tuple, outputs: object) -> None:
+    """Forward hook; predictions and raw outputs are no mappings and pass."""
+    if not (module.training and isinstance(outputs, Mapping)):
+        return
+    losses = {
+        name: torch.stack([part.detach().float().mean() for part in _tensors(value)])
+        for name, value in outputs.items()
+        if 'loss' in name
+    }
+    if losses and not torch.cat(list(losses.values())).isfinite().all():
+        wrong = [f'{name} = {v.sum().item()}' for name, v in losses.items() if not _finite(v)]
+        raise NonFiniteError(f'not finite: {", ".join(wrong)}')
+
+
+def _tensors(value: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else list(value)
+
+
+def _finite(value: Tensor) -> bool:
+    return bool(value.isfinite().all())
+
+
+class _NamedParameters:
+    """What the optimiser wrappers below share."""
+
+    parameter_names: Mapping[int, str] = MappingProxyType({})
+
+    def check_gradients(self) -> None:
+        """Check the gradients of all parameters.
+
+        Raises:
+            NonFiniteError: If one is not finite; the first parameters are named.
+        """
+        parameters = [
+            parameter
+            for group in self.optimizer.param_groups
+            for parameter in group['params']
+            if parameter.grad is not None
+        ]
+        if not parameters:
+            return
+        # The largest magnitude is NaN or infinite exactly where an element is; a sum of squares
+        # could overflow by itself.
+        largest = [torch.linalg.vector_norm(p.grad, float('inf')) for p in parameters]
+        finite = torch.stack(largest).isfinite()
+        if not finite.all():
+            wrong = [parameters[index] for index in (~finite).nonzero().flatten().tolist()]
+            names = [self.parameter_names.get(id(parameter), 'unnamed') for parameter in wrong]
+            more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+            raise NonFiniteError(f'not finite: the gradient of {", ".join(names[:SHOWN])}{more}')
+
+
+@OPTIM_WRAPPERS.register_module()
+class FiniteOptimWrapper(_NamedParameters, OptimWrapper):
+    """mmengine's OptimWrapper, which checks the gradients before it clips and steps."""
+
+    def step(self, **kwargs: object) -> None:
+        """Update the parameters.
+
+        Raises:
+            NonFiniteError: If a gradient is not finite; nothing has changed then.
+        """
+        self.check_gradients()
+        super().step(**kwargs)
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(FiniteOptimWrapper):
+    """FiniteOptimWrapper that runs the forward pass under bfloat16 autocast, on CPU or GPU.
+
+    bfloat16 has the exponent range of float32, so no loss scaling is needed; mmengine's
+    AmpOptimWrapper always scales, and refuses to work on the CPU. Its constructor takes what
+    mmengine's OptimWrapper takes.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Gradient accumulation as in mmengine, and autocast around it."""
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
+            yield
+
+
+@OPTIM_WRAPPERS.register_module()
+class FiniteAmpOptimWrapper(AmpOptimWrapper):
+    """mmengine's AmpOptimWrapper, which stops when no loss scale is small enough.
+
+    A gradient that overflows in float16 is usual: the step is left out and the loss is scaled
+    less. A gradient that is not finite by itself ends in a scale below 1.
+    """
+
+    def step(self, **kwargs: object) -> None:
+        """Update the parameters, or leave the step out.
+
+        Raises:
+            NonFiniteError: If the loss scale has fallen below 1.
+        """
+        super().step(**kwargs)
+        scale = self.loss_scaler.get_scale()
+        if scale < 1:
+            raise NonFiniteError(
+                f'not finite: the gradients of many steps, down to a float16 loss scale of {scale}'
+            )
+
+
+@TASK_UTILS.register_module()
+class FiniteHungarianAssigner(HungarianAssigner):
+    """mmdet's HungarianAssigner, which names what is not finite instead of failing inside SciPy."""
+
+    def assign(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        *args: object,
+        **kwargs: object,
+    ) -> AssignResult:
+        """Match predictions to objects as mmdet does.
+
+        Raises:
+            NonFiniteError: If the costs of matching would not be finite.
+        """
+        groups = (('predicted', pred_instances), ('annotated', gt_instances))
+        for kind, instances in groups if len(gt_instances) else ():
+            for name in ('scores', 'bboxes'):
+                value = instances.get(name)
+                value = getattr(value, 'tensor', value)  # mmdet's box structures
+                if isinstance(value, Tensor) and not _finite(value):
+                    raise NonFiniteError(
+                        f'not finite: the cost matrix of the matching, by {kind} {name}'
+                    )
+        return super().assign(pred_instances, gt_instances, *args, **kwargs)

@@ -1,0 +1,54 @@
+"""Pretrained weights that a config names: there before anything is built, or a stop."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from mmdet_mobileformer.engine.config_tree import walk
+from mmdet_mobileformer.engine.errors import UserError
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Stop if a file that an ``init_cfg`` of type Pretrained names is missing.
+
+    A run that continues from a whole detector (``load_from``, or a checkpoint to resume) does not
+    need the file: its ``init_cfg`` is dropped instead, in place. Addresses (``https://``,
+    ``torchvision://`` and the like) are left to mmengine.
+
+    Raises:
+        UserError: If a file is missing; the message says how to get it or to train without.
+    """
+    resumed = cfg.get('resume') and not cfg.get('load_from') and os.path.isdir(cfg.work_dir)
+    replaced = cfg.get('load_from') or (resumed and find_latest_checkpoint(cfg.work_dir))
+    for path, node in walk(cfg.model, 'model'):
+        init_cfg = node.get('init_cfg')
+        for item in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+            if _missing(item) and replaced:
+                node['init_cfg'] = None
+            elif _missing(item):
+                raise UserError(_advice(f'{path}.init_cfg', item['checkpoint'], cfg.filename))
+
+
+def _missing(init_cfg: dict | None) -> bool:
+    if not init_cfg or init_cfg.get('type') != 'Pretrained':
+        return False
+    checkpoint = init_cfg['checkpoint']
+    return '://' not in checkpoint and not os.path.isfile(os.path.expanduser(checkpoint))
+
+
+def _advice(path: str, checkpoint: str, config: str | None) -> str:
+    variant = re.fullmatch(r'mobile_former_(\w+)\.pth', os.path.basename(checkpoint))
+    get = 'put it there'
+    if variant:
+        get = (
+            f'get it by `python tools/convert_checkpoint.py --download {variant[1]}`, or '
+            "convert the authors' file that you have with the same tool"
+        )
+    return (
+        f'the pretrained weights {checkpoint}, which {path} of {config} names, do not exist; '
+        f'{get}, or train without them by --from-scratch.'
+    )

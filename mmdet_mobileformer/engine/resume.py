@@ -1,0 +1,94 @@
+"""Finding the checkpoint to resume from: the newest that is whole."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
+from mmdet_mobileformer.engine.durable import PARTIAL_SUFFIX
+from mmdet_mobileformer.errors import UserError
+
+_NEEDED = ('meta', 'state_dict', 'optimizer', 'message_hub')
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """What a search for the newest whole checkpoint gave.
+
+    Attributes:
+        path: The checkpoint; None where there is none, and training begins anew.
+        passed_over: Sentences, one for each newer or equal file that is no whole checkpoint.
+    """
+
+    path: str | None
+    passed_over: tuple[str, ...] = ()
+
+
+def find_resume_point(work_dir: str, trust: bool = False) -> ResumePoint:
+    """Find the newest whole checkpoint of a run.
+
+    Looks at every ``*.pth`` in the work directory, and where ``last_checkpoint`` points; best
+    checkpoints, which hold no optimiser, cannot be resumed from. Newest is what has trained the
+    most iterations.
+
+    Args:
+        work_dir: The run's work directory; it need not exist.
+        trust: Read files whose contents are more than data.
+    """
+    folders = [Path(work_dir)]
+    pointer = folders[0] / 'last_checkpoint'
+    if pointer.is_file():
+        folders.append(Path(pointer.read_text().strip()).parent)
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.glob('*.pth*'))}
+    newest, passed_over = None, []
+    for path in paths.values():
+        if path.name.startswith('best_'):
+            continue
+        try:
+            if path.name.endswith(PARTIAL_SUFFIX):
+                raise UserError(f'{path}: its writing was interrupted.')
+            if path.suffix != '.pth':
+                continue
+            age = _age(require_resumable(str(path), trust), path)
+        except UserError as error:
+            passed_over.append(str(error))
+            continue
+        if newest is None or age > newest[0]:
+            newest = (age, str(path))
+    return ResumePoint(newest and newest[1], tuple(passed_over))
+
+
+def require_resumable(path: str, trust: bool = False) -> Mapping[str, Any]:
+    """Read a checkpoint to resume from, after comparing every byte with its checksums.
+
+    Raises:
+        UserError: If it is damaged, incomplete or cannot be resumed from.
+    """
+    if not os.path.isfile(path):
+        raise UserError(
+            f'--resume {path}: there is no such file; name a checkpoint, or give --resume alone '
+            'for the newest of the work directory.'
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise UserError(f'{path} is not whole ({error}).') from None
+    if damaged:
+        raise UserError(f'{path} is damaged (the checksum of {damaged} is wrong).')
+    checkpoint = load_checkpoint_as_data(path, trust=trust)
+    missing = [name for name in _NEEDED if name not in checkpoint]
+    if missing:
+        raise UserError(f'{path} cannot be resumed from: it has no {", ".join(missing)}.')
+    return checkpoint
+
+
+def _age(checkpoint: Mapping[str, Any], path: Path) -> tuple[int, bool, float]:
+    """Orders checkpoints: by iterations; of the same iteration, the one after the validation."""
+    validated = (checkpoint.get('resume_state') or {}).get('validated', False)
+    return checkpoint['meta']['iter'], validated, path.stat().st_mtime

@@ -1,0 +1,20 @@
+"""Export of whole detectors to ONNX, and exported files in the place of detectors.
+
+It needs onnx, onnxscript and onnxruntime, which nothing else here does: import it where it is used.
+"""
+
+from mmdet_mobileformer.export.check import Difference, compare
+from mmdet_mobileformer.export.detections import detection_graph
+from mmdet_mobileformer.export.onnx_file import describe, export_detector
+from mmdet_mobileformer.export.runtime import OnnxDetector, onnx_classes, use_onnx_file
+
+__all__ = [
+    'Difference',
+    'OnnxDetector',
+    'compare',
+    'describe',
+    'detection_graph',
+    'export_detector',
+    'onnx_classes',
+    'use_onnx_file',
+]

@@ -1,0 +1,154 @@
+"""Writing a detector as an ONNX file that says itself how to feed and to read it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from mmdet.models.detectors.base import BaseDetector
+from mmengine.config import Config
+
+from mmdet_mobileformer.export.detections import detection_graph
+from mmdet_mobileformer.export.nms import onnx_translations
+from mmdet_mobileformer.version import __version__
+
+INPUTS = ('image', 'image_size', 'original_size')
+OUTPUTS = ('boxes', 'scores', 'labels')
+OPSET = 18
+SMALL = 1024  # initializers of fewer elements stay as they are: nothing would be saved
+
+
+def export_detector(
+    detector: BaseDetector, path: str | Path, metadata: dict[str, str], half_weights: bool = False
+) -> None:
+    """Write a detector with its post-processing as one ONNX file.
+
+    Inputs and outputs are those of :class:`AnchorDetections`; batch, height and width are free.
+
+    Args:
+        detector: In eval mode, on the CPU.
+        path: The file.
+        metadata: Goes into the file's ``metadata_props``, see :func:`describe`.
+        half_weights: Store large weights in 16 bits. Computation stays in 32 bits (our decision:
+            a CPU converts once at load, and boxes of 1333 pixels need more than 11 bits).
+
+    Raises:
+        UserError: If the detector is of a kind that cannot be exported.
+    """
+    graph = detection_graph(detector)
+    # Sizes that differ from each other, and are no multiples of the strides, stay symbols.
+    example = (
+        torch.zeros(2, 3, 107, 165),
+        torch.tensor([[107, 165], [97, 150]]),
+        torch.tensor([[214, 330], [194, 300]]),
+    )
+    batch, free = {0: torch.export.Dim.DYNAMIC}, torch.export.Dim.DYNAMIC
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(
+            graph, example, dynamic_shapes=({**batch, 2: free, 3: free}, batch, batch), strict=False
+        )
+        model = torch.onnx.export(
+            program,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            opset_version=OPSET,
+            custom_translation_table=onnx_translations(),
+            dynamo=True,
+            verbose=False,
+        ).model_proto
+    _name_sizes(model)
+    if half_weights:
+        halve_weights(model)
+    onnx.helper.set_model_props(model, {**metadata, 'weights': 'fp16' if half_weights else 'fp32'})
+    onnx.checker.check_model(model)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(path))
+
+
+def describe(cfg: Config, classes: tuple[str, ...]) -> dict[str, str]:
+    """Metadata of an exported file, every value as text.
+
+    ``classes`` is a JSON list. ``preprocessing`` is a JSON object: ``resize`` (the settings of
+    mmdet's Resize in the test pipeline, or null), ``channel_order``, ``mean`` and ``std`` in that
+    order, on the scale 0 to 255, and ``pad_size_divisor`` with ``pad_value``, which is added after
+    the normalisation. ``config`` is the whole config, ``version`` that of this package.
+    """
+    preprocessor = cfg.model.data_preprocessor
+    resize = next((dict(t) for t in _test_pipeline(cfg) if t['type'] == 'Resize'), None)
+    if resize:
+        resize.pop('type')
+    preprocessing = dict(
+        resize=resize,
+        channel_order='RGB' if preprocessor.get('bgr_to_rgb') else 'BGR',
+        mean=preprocessor.get('mean') or [0.0, 0.0, 0.0],
+        std=preprocessor.get('std') or [1.0, 1.0, 1.0],
+        pad_size_divisor=preprocessor.get('pad_size_divisor', 1),
+        pad_value=preprocessor.get('pad_value', 0),
+    )
+    return dict(
+        classes=json.dumps(list(classes)),
+        preprocessing=json.dumps(preprocessing),
+        detector=cfg.model.type,
+        config=cfg.pretty_text,
+        version=__version__,
+    )
+
+
+def halve_weights(model: onnx.ModelProto) -> None:
+    """Store the large float weights of a graph in 16 bits, each followed by a cast to 32 bits."""
+    graph = model.graph
+    casts = []
+    for weight in graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if weight.data_type != onnx.TensorProto.FLOAT or values.size < SMALL:
+            continue
+        name = weight.name
+        half = onnx.numpy_helper.from_array(values.astype('float16'), f'{name}_fp16')
+        weight.CopyFrom(half)
+        casts.append(onnx.helper.make_node('Cast', [half.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _name_sizes(model: onnx.ModelProto) -> None:
+    """Name the free sizes of the inputs, which the exporter numbers."""
+    names = {'image': {0: 'batch', 2: 'height', 3: 'width'}}
+    for value in model.graph.input:
+        for axis, name in names.get(value.name, {0: 'batch'}).items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    # Shapes of values inside the graph speak of the numbers; ONNX Runtime infers its own.
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        for axis, name in enumerate(('batch', 'detections')):
+            dim = value.type.tensor_type.shape.dim[axis]
+            if not dim.HasField('dim_value'):
+                dim.dim_param = name
+
+
+def _test_pipeline(cfg: Config) -> list[dict[str, Any]]:
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset.get('pipeline') or []
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about packages that are not needed off the screen."""
+    logger = logging.getLogger('torch.onnx')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,133 @@
+"""An exported file in the place of a detector, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.export.onnx_file import INPUTS
+
+Sizes = Sequence[tuple[int, int]]
+
+
+@MODELS.register_module()
+class OnnxDetector(BaseModel):
+    """A detector that `tools/export_onnx.py` wrote; predicts as the detector it was made from.
+
+    Args:
+        file: The ONNX file.
+        data_preprocessor: Config of the detector's data preprocessor.
+        num_threads: Threads of ONNX Runtime; 0: as many as there are cores.
+
+    Raises:
+        UserError: If the file does not exist or was not written by `tools/export_onnx.py`.
+    """
+
+    def __init__(
+        self, file: str, data_preprocessor: dict[str, Any] | None = None, num_threads: int = 0
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor)
+        self.session = open_session(file, num_threads)
+        self.metadata = self.session.get_modelmeta().custom_metadata_map
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        return tuple(json.loads(self.metadata['classes']))
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[DetDataSample] | None = None,
+        mode: str = 'predict',
+    ) -> list[DetDataSample]:
+        """Detect in preprocessed images (N, 3, H, W), and add ``pred_instances`` to their samples.
+
+        Raises:
+            ValueError: If ``mode`` is another than 'predict': the file holds nothing else.
+        """
+        if mode != 'predict' or data_samples is None:
+            raise ValueError(f"an exported detector only knows mode='predict', not {mode!r}")
+        results = self.detect(
+            inputs,
+            [sample.img_shape[:2] for sample in data_samples],
+            [sample.ori_shape[:2] for sample in data_samples],
+        )
+        for sample, found in zip(data_samples, results, strict=True):
+            sample.pred_instances = found
+        return data_samples
+
+    def detect(
+        self, images: Tensor, image_sizes: Sizes, original_sizes: Sizes
+    ) -> list[InstanceData]:
+        """Detections of images (N, 3, H, W) with their sizes (height, width)."""
+        values = (
+            images.cpu().numpy(),
+            np.array(image_sizes, np.int64),
+            np.array(original_sizes, np.int64),
+        )
+        boxes, scores, labels = self.session.run(None, dict(zip(INPUTS, values, strict=True)))
+        return [
+            InstanceData(
+                bboxes=torch.from_numpy(boxes[i][found]),
+                scores=torch.from_numpy(scores[i][found]),
+                labels=torch.from_numpy(labels[i][found]),
+            )
+            for i, found in enumerate(labels >= 0)
+        ]
+
+
+def open_session(file: str, num_threads: int = 0) -> onnxruntime.InferenceSession:
+    """Open an exported detector on the CPU.
+
+    Raises:
+        UserError: If it does not exist or is something else.
+    """
+    if not os.path.isfile(file):
+        raise UserError(f'the exported model {file} does not exist (looked from {os.getcwd()}).')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
+    except Exception as error:  # ONNX Runtime has an exception for every cause
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f'{file} cannot be opened as an ONNX model ({reason}); write it by '
+            'tools/export_onnx.py.'
+        ) from None
+    if tuple(value.name for value in session.get_inputs()) != INPUTS:
+        raise UserError(
+            f'{file} has the inputs {[value.name for value in session.get_inputs()]} instead of '
+            f'{list(INPUTS)}; write it by tools/export_onnx.py.'
+        )
+    return session
+
+
+def use_onnx_file(cfg: Config, file: str) -> None:
+    """Put an exported file in the place of the config's detector, for evaluation."""
+    cfg.model = dict(
+        type='OnnxDetector', file=file, data_preprocessor=cfg.model.get('data_preprocessor')
+    )
+    cfg.load_from = None
+
+
+def onnx_classes(file: str) -> tuple[str, ...]:
+    """Names of the classes that an exported file detects.
+
+    Raises:
+        UserError: If it is no such file.
+    """
+    return tuple(json.loads(open_session(file).get_modelmeta().custom_metadata_map['classes']))

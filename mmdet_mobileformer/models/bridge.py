@@ -1,0 +1,171 @@
+"""The bridge between the two streams (paper, eq. 1 and 2)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+
+class MobileToFormer(nn.Module):
+    """Cross attention that updates the tokens from the features (paper, eq. 1).
+
+    1. Queries are projected from the tokens; keys and values are the features as they are, so the
+       Mobile side costs no projection.
+    2. Attention over the pixels, which may not see padding.
+    3. The result passes a gate made by the tokens (released model, not in the paper), is projected
+       to the tokens' width, added to them and normalised.
+
+    Args:
+        in_channels: Channels C of the features.
+        token_dim: Channels D of a token.
+        num_heads: Heads; 2 in the backbone.
+        gated: Whether the gate of step 3 is there.
+        dropout: Dropped share of what is added to the tokens.
+        drop_path: Rate at which a sample skips the update.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        token_dim: int,
+        num_heads: int = 2,
+        gated: bool = True,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (in_channels // num_heads) ** -0.5
+        self.query = nn.Linear(token_dim, in_channels)
+        self.gate = nn.Linear(token_dim, in_channels) if gated else None
+        self.proj = nn.Linear(in_channels, token_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+        self.norm = nn.LayerNorm(token_dim)
+
+    def forward(
+        self,
+        features: Tensor,
+        tokens: Tensor,
+        feature_pos: Tensor | None = None,
+        token_pos: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Update the tokens.
+
+        Args:
+            features: (N, C, H, W).
+            tokens: (N, M, D).
+            feature_pos: (N, C, H, W), added to the features where they are keys.
+            token_pos: (N, M, D), added to the tokens where they make queries.
+            padding_mask: (N, H, W) bool, True at padded pixels, which get no attention.
+
+        Returns:
+            The tokens (N, M, D), and the scaled logits (N, heads, M, H, W) before the softmax and
+            without the mask, from which spatial-aware dynamic ReLU takes its assignment.
+        """
+        size = features.shape[-2:]
+        query = self.query(tokens if token_pos is None else tokens + token_pos) * self.scale
+        query = query.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
+        value = _split_heads(features, self.num_heads)  # (N, heads, C / heads, HW)
+        key = value if feature_pos is None else _split_heads(features + feature_pos, self.num_heads)
+
+        logits = query @ key  # (N, heads, M, HW)
+        visible = logits
+        if padding_mask is not None:
+            visible = logits.masked_fill(padding_mask.flatten(1)[:, None, None], float('-inf'))
+        update = visible.softmax(dim=-1).to(value.dtype) @ value.transpose(2, 3)
+        update = update.transpose(1, 2).flatten(2)  # (N, M, C)
+
+        if self.gate is not None:
+            update = update * (2 * F.hardsigmoid(self.gate(tokens)))
+        tokens = self.norm(tokens + self.drop_path(self.dropout(self.proj(update))))
+        return tokens, logits.unflatten(3, size)
+
+
+class FormerToMobile(nn.Module):
+    """Cross attention that adds the tokens to the features (paper, eq. 2).
+
+    Queries are the features as they are; keys and values are projected from the tokens; the softmax
+    is over the tokens.
+
+    Args:
+        out_channels: Channels C of the features.
+        token_dim: Channels D of a token.
+        num_heads: Heads; 2 in the backbone.
+        dropout: Dropped share of what is added to the features.
+        drop_path: Rate at which a sample skips the update.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        token_dim: int,
+        num_heads: int = 2,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (out_channels // num_heads) ** -0.5
+        self.key = nn.Linear(token_dim, out_channels)
+        self.value = nn.Linear(token_dim, out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self,
+        features: Tensor,
+        tokens: Tensor,
+        feature_pos: Tensor | None = None,
+        token_pos: Tensor | None = None,
+    ) -> Tensor:
+        """Update the features.
+
+        Args:
+            features: (N, C, H, W).
+            tokens: (N, M, D).
+            feature_pos: (N, C, H, W), added to the features where they are queries.
+            token_pos: (N, M, D), added to the tokens where they make keys.
+
+        Returns:
+            The features (N, C, H, W).
+        """
+        query = features if feature_pos is None else features + feature_pos
+        query = _split_heads(query, self.num_heads)  # (N, heads, C / heads, HW)
+        key = self.key(tokens if token_pos is None else tokens + token_pos) * self.scale
+        key = key.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
+        value = self.value(tokens).unflatten(2, (self.num_heads, -1)).permute(0, 2, 3, 1)
+
+        attention = (key @ query).softmax(dim=2).to(value.dtype)  # (N, heads, M, HW)
+        update = (value @ attention).reshape(features.shape)
+        return features + self.drop_path(self.dropout(update))
+
+
+def _split_heads(features: Tensor, num_heads: int) -> Tensor:
+    """(N, C, H, W) to (N, heads, C / heads, HW), without a copy where the map is contiguous."""
+    return features.flatten(2).unflatten(1, (num_heads, -1))
+
+
+def token_assignment(logits: Tensor, stride: int) -> Tensor:
+    """Share of every token in every pixel of a block's output (paper, eq. 3).
+
+    The logits are averaged over the heads, brought to the output's size by adaptive average pooling
+    where the block has stride 2, and only then normalised over the tokens (released model).
+
+    Args:
+        logits: (N, heads, M, H, W) of :class:`MobileToFormer`.
+        stride: 1 or 2.
+
+    Returns:
+        (N, M, ceil(H / stride), ceil(W / stride)).
+    """
+    logits = logits.mean(dim=1)
+    if stride == 2:
+        # Adaptive pooling to ceil(n / 2) has windows of two at an even n, and of three that overlap
+        # by one at an odd n. In this form compilers and exporters follow it.
+        odd = (logits.shape[-2] % 2, logits.shape[-1] % 2)
+        kernel = (2 + odd[0], 2 + odd[1])
+        logits = F.avg_pool2d(logits, kernel, stride=2, padding=odd, count_include_pad=False)
+    return logits.softmax(dim=1)

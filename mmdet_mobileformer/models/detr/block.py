@@ -1,0 +1,156 @@
+"""The Mobile-Former block of the end-to-end detector's head (paper, sec. 4)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES
+from mmdet_mobileformer.models.bridge import FormerToMobile, MobileToFormer, token_assignment
+from mmdet_mobileformer.models.detr.attention_mobile import AttentionMobile
+from mmdet_mobileformer.models.former import Former
+from mmdet_mobileformer.models.mobile import LiteBottleneck
+from mmdet_mobileformer.models.norm import LayerNorm2d
+
+ATTENTION = 'attention'
+LITE = 'lite'
+MOBILE_KINDS = (ATTENTION, LITE)
+
+
+class HeadBlock(nn.Module):
+    """One block of the head: the object queries are its tokens.
+
+    It is the backbone's block with these parts changed: the bridge has no gate (our decision: the
+    first query embedding is zero, and the gate would leave it without gradient) and eight heads;
+    Former is a standard transformer layer (paper); Mobile is one of two kinds (our decision);
+    queries and pixels carry position embeddings, as in DETR.
+
+    1. Mobile→Former: the queries read the features.
+    2. Former: the queries talk to each other; the block predicts from their feature embedding.
+    3. Mobile: the features are refined, activated by dynamic ReLU that all queries drive.
+    4. Former→Mobile: the features read the queries.
+    5. The position embedding of the queries adapts: ``pos + g(query)`` (paper, eq. 4).
+
+    Steps 3 to 5 are left out where nothing would read their result, so that every parameter gets a
+    gradient (our decision).
+
+    Args:
+        embed_dims: Channels of queries and features.
+        mobile: Kind of the Mobile part, 'attention' or 'lite'; None leaves out steps 3 and 4.
+        mid_channels: Hidden width of the Mobile part.
+        num_heads: Heads of every attention.
+        ffn_ratio: Hidden width of Former's FFN in units of ``embed_dims``.
+        dynamic_relu: 'spatial': a pixel's slopes come from all queries, by their attention to it;
+            'token': a map's slopes come from the queries' mean (our decision: no query is first, so
+            permuting the queries must permute the outputs and nothing else).
+        adapt_position: Whether step 5 is there.
+        dropout: Dropped share of what each branch adds, and of the FFNs' hidden units.
+
+    Raises:
+        ValueError: If ``mobile`` or ``dynamic_relu`` is unknown.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        mobile: str | None,
+        mid_channels: int,
+        num_heads: int = 8,
+        ffn_ratio: int = 2,
+        dynamic_relu: str = 'spatial',
+        adapt_position: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dynamic_relu not in DYNAMIC_RELU_MODES:
+            raise ValueError(
+                f'unknown dynamic_relu {dynamic_relu!r}; choose from {DYNAMIC_RELU_MODES}'
+            )
+        self.dynamic_relu = dynamic_relu
+        self.mobile_to_former = MobileToFormer(
+            embed_dims, embed_dims, num_heads, gated=False, dropout=dropout
+        )
+        self.former = Former(
+            embed_dims, num_heads, ffn_ratio, full_projections=True, dropout=dropout
+        )
+        self.mobile = self.former_to_mobile = None
+        if mobile is not None:
+            self.mobile = build_mobile(mobile, embed_dims, mid_channels, num_heads, dropout)
+            self.former_to_mobile = FormerToMobile(embed_dims, embed_dims, num_heads, dropout)
+        self.position_update = None
+        if adapt_position:
+            self.position_update = nn.Sequential(
+                nn.Linear(embed_dims, embed_dims), nn.ReLU(), nn.Linear(embed_dims, embed_dims)
+            )
+
+    def forward(
+        self,
+        features: Tensor,
+        queries: Tensor,
+        feature_pos: Tensor,
+        query_pos: Tensor,
+        padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Update both streams and the queries' position.
+
+        Args:
+            features: (N, C, H, W).
+            queries: Feature embedding (N, Q, C).
+            feature_pos: (N, C, H, W).
+            query_pos: Position embedding (N, Q, C).
+            padding_mask: (N, H, W) bool, True at padded pixels.
+
+        Returns:
+            Features, queries and query_pos, shaped as they came.
+        """
+        queries, logits = self.mobile_to_former(
+            features, queries, feature_pos, query_pos, padding_mask
+        )
+
+        queries = self.former(queries, query_pos)
+
+        if self.mobile is not None:
+            features = self._refine(features, queries, logits, feature_pos, padding_mask)
+            features = self.former_to_mobile(features, queries, feature_pos, query_pos)
+
+        if self.position_update is not None:
+            query_pos = query_pos + self.position_update(queries)
+        return features, queries, query_pos
+
+    def _refine(
+        self,
+        features: Tensor,
+        queries: Tensor,
+        logits: Tensor,
+        feature_pos: Tensor,
+        padding_mask: Tensor | None,
+    ) -> Tensor:
+        """Step 3; logits (N, heads, Q, H, W) are those of Mobile→Former."""
+        if self.dynamic_relu == 'spatial':
+            drivers, assignment = queries, token_assignment(logits, stride=1)
+        else:
+            drivers, assignment = queries.mean(dim=1, keepdim=True), None
+        if isinstance(self.mobile, AttentionMobile):
+            return self.mobile(features, drivers, assignment, feature_pos, padding_mask)
+        return self.mobile(features, drivers, assignment, padding_mask)
+
+
+def build_mobile(
+    kind: str, channels: int, mid_channels: int, num_heads: int, dropout: float
+) -> nn.Module:
+    """Build the Mobile part of a block of the head.
+
+    Raises:
+        ValueError: If the kind is unknown.
+    """
+    if kind == ATTENTION:
+        return AttentionMobile(channels, mid_channels, channels, num_heads, dropout)
+    if kind == LITE:
+        return LiteBottleneck(
+            channels,
+            mid_channels,
+            channels,
+            norm_cfg=dict(type=LayerNorm2d),
+            token_dim=channels,
+            dropout=dropout,
+        )
+    raise ValueError(f'unknown kind of Mobile sub-block {kind!r}; choose from {MOBILE_KINDS}')

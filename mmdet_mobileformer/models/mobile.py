@@ -1,0 +1,272 @@
+"""Mobile: the three kinds of inverted bottleneck on the features (paper, sec. 3.2 and table 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
+
+
+class ChannelShuffle(nn.Module):
+    """Interleave the channels of ``groups`` groups: (N, C, H, W) to (N, C, H, W) (released 26m)."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Shuffle (N, C, H, W)."""
+        return features.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    norm_cfg: dict[str, Any],
+    stride: int = 1,
+    groups: int = 1,
+    act_cfg: dict[str, Any] | None = None,
+) -> ConvModule:
+    """Convolution without bias, padded to keep the size, and norm; no activation by default."""
+    return ConvModule(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=groups,
+        norm_cfg=norm_cfg,
+        act_cfg=act_cfg,
+    )
+
+
+def hide_padding(features: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """Zero the padded pixels, so that a convolution sees there what it sees outside of an image.
+
+    Without this the border of an image would look different with and without padding behind it, and
+    so would what the end-to-end detector finds (our decision).
+
+    Args:
+        features: (N, C, H, W).
+        padding_mask: (N, H, W) bool, True at padded pixels; None without padding.
+
+    Returns:
+        (N, C, H, W).
+    """
+    return features if padding_mask is None else features.masked_fill(padding_mask[:, None], 0)
+
+
+def _shuffle(groups: int, enabled: bool) -> nn.Module:
+    return ChannelShuffle(groups) if enabled else nn.Identity()
+
+
+class LiteBottleneck(nn.Module):
+    """Depthwise expansion, activation, pointwise squeeze.
+
+    As the first block of the backbone it knows no tokens, and the activation is ReLU6 (paper). In
+    the end-to-end detector's head the activation is dynamic ReLU (our decision: a reading of the
+    paper that meets its published costs).
+
+    Args:
+        in_channels: Channels of the input.
+        mid_channels: Channels after the depthwise convolution, a multiple of ``in_channels``.
+        out_channels: Channels of the output.
+        stride: Of the depthwise convolution.
+        groups: Of the pointwise convolution; above 1 the channels are shuffled (released 26m).
+        norm_cfg: Norm after every convolution.
+        token_dim: Channels of the tokens that drive dynamic ReLU; None for ReLU6 and no tokens.
+        dropout: Dropped share of what the residual branch adds.
+        drop_path: Rate at which a sample skips the residual branch.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        norm_cfg: dict[str, Any],
+        stride: int = 1,
+        groups: int = 1,
+        token_dim: int | None = None,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.depthwise = conv_norm(
+            in_channels,
+            mid_channels,
+            3,
+            norm_cfg,
+            stride=stride,
+            groups=in_channels,
+            act_cfg=dict(type='ReLU6') if token_dim is None else None,
+        )
+        self.act = None if token_dim is None else DynamicReLU(token_dim, mid_channels)
+        self.shuffle = _shuffle(in_channels, groups > 1)
+        self.pointwise = conv_norm(mid_channels, out_channels, 1, norm_cfg, groups=groups)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+        self.has_shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(
+        self,
+        features: Tensor,
+        tokens: Tensor | None = None,
+        assignment: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Update the features.
+
+        Args:
+            features: (N, C, H, W).
+            tokens: (N, M, D) that drive dynamic ReLU; None without it.
+            assignment: (N, M, ceil(H / stride), ceil(W / stride)) for its spatial-aware form, or
+                None.
+            padding_mask: (N, H, W) bool, True at padded pixels.
+
+        Returns:
+            (N, C', ceil(H / stride), ceil(W / stride)).
+        """
+        update = self.depthwise(hide_padding(features, padding_mask))
+        if self.act is not None:
+            update = self.act(update, tokens, assignment)
+        update = self.dropout(self.pointwise(self.shuffle(update)))
+        return features + self.drop_path(update) if self.has_shortcut else update
+
+
+class Bottleneck(nn.Module):
+    """Inverted bottleneck of stride 1 with dynamic ReLU (paper).
+
+    Pointwise expansion and depthwise convolution, each followed by dynamic ReLU, then a linear
+    pointwise squeeze; added to the input where the shape is unchanged.
+
+    Args:
+        in_channels: Channels of the input.
+        mid_channels: Channels between the pointwise convolutions.
+        out_channels: Channels of the output.
+        token_dim: Channels of the tokens that drive the activations.
+        groups: Of the pointwise convolutions; above 1 the channels are shuffled (released 26m).
+        norm_cfg: Norm after every convolution.
+        drop_path: Rate at which a sample skips the residual branch.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        token_dim: int,
+        norm_cfg: dict[str, Any],
+        groups: int = 1,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.expand = conv_norm(in_channels, mid_channels, 1, norm_cfg, groups=groups)
+        self.shuffle1 = _shuffle(groups, groups > 1)
+        self.act1 = DynamicReLU(token_dim, mid_channels)
+        self.depthwise = conv_norm(mid_channels, mid_channels, 3, norm_cfg, groups=mid_channels)
+        self.act2 = DynamicReLU(token_dim, mid_channels)
+        self.squeeze = conv_norm(mid_channels, out_channels, 1, norm_cfg, groups=groups)
+        self.shuffle2 = _shuffle(groups, groups > 1)
+        self.drop_path = DropPath(drop_path)
+        self.has_shortcut = in_channels == out_channels
+
+    def forward(
+        self,
+        features: Tensor,
+        tokens: Tensor,
+        assignment: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Update the features.
+
+        Args:
+            features: (N, C, H, W).
+            tokens: (N, M, D), already updated by Former.
+            assignment: (N, M, H, W) for spatial-aware dynamic ReLU, or None.
+            padding_mask: (N, H, W) bool, True at padded pixels.
+
+        Returns:
+            (N, C', H, W).
+        """
+        update = self.act1(self.shuffle1(self.expand(features)), tokens, assignment)
+        update = self.depthwise(hide_padding(update, padding_mask))
+        update = self.act2(update, tokens, assignment)
+        update = self.shuffle2(self.squeeze(update))
+        return features + self.drop_path(update) if self.has_shortcut else update
+
+
+class DownsamplingBottleneck(nn.Module):
+    """Bottleneck that halves the resolution: two pairs of depthwise and pointwise (paper, table 1).
+
+    The first pair has stride 2 and changes the width; the second refines its result and is added to
+    it. Dynamic ReLU follows the depthwise convolutions.
+
+    Args:
+        in_channels: Channels C of the input.
+        mid_channels: Channels of the first depthwise convolution, a multiple of C.
+        out_channels: Channels C' of the output.
+        second_mid_channels: Channels of the second depthwise convolution, a multiple of C'.
+        token_dim: Channels of the tokens that drive the activations.
+        groups: Of the pointwise convolutions; above 1 the channels are shuffled (released 26m).
+        norm_cfg: Norm after every convolution.
+        drop_path: Rate at which a sample skips the residual branch.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        second_mid_channels: int,
+        token_dim: int,
+        norm_cfg: dict[str, Any],
+        groups: int = 1,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.depthwise1 = conv_norm(
+            in_channels, mid_channels, 3, norm_cfg, stride=2, groups=in_channels
+        )
+        self.shuffle1 = _shuffle(in_channels, groups > 1)
+        self.act1 = DynamicReLU(token_dim, mid_channels)
+        self.pointwise1 = conv_norm(mid_channels, out_channels, 1, norm_cfg, groups=groups)
+        self.depthwise2 = conv_norm(
+            out_channels, second_mid_channels, 3, norm_cfg, groups=out_channels
+        )
+        self.shuffle2 = _shuffle(out_channels, groups > 1)
+        self.act2 = DynamicReLU(token_dim, second_mid_channels)
+        self.pointwise2 = conv_norm(second_mid_channels, out_channels, 1, norm_cfg, groups=groups)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self,
+        features: Tensor,
+        tokens: Tensor,
+        assignment: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Downsample the features.
+
+        Args:
+            features: (N, C, H, W).
+            tokens: (N, M, D), already updated by Former.
+            assignment: (N, M, ceil(H / 2), ceil(W / 2)) for spatial-aware dynamic ReLU, or None.
+            padding_mask: (N, H, W) bool, True at padded pixels.
+
+        Returns:
+            (N, C', ceil(H / 2), ceil(W / 2)).
+        """
+        features = self.depthwise1(hide_padding(features, padding_mask))
+        features = self.act1(self.shuffle1(features), tokens, assignment)
+        features = self.pointwise1(features)
+        if padding_mask is not None:
+            padding_mask = padding_mask[:, ::2, ::2]
+        update = self.depthwise2(hide_padding(features, padding_mask))
+        update = self.act2(self.shuffle2(update), tokens, assignment)
+        return features + self.drop_path(self.pointwise2(update))

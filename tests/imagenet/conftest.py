@@ -1,0 +1,6 @@
+"""Tests of ImageNet training use the reference numbers beside the other tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -1,0 +1,100 @@
+"""Several processes that work as one group (gloo), for tests of what they agree on.
+
+They are forked from a process that has imported everything (a fork server).
+"""
+
+import copy
+import multiprocessing
+import os
+import sys
+
+import pytest
+import torch
+import torch._dynamo  # every optimiser imports it
+import torch.distributed as torch_dist
+from e2e_model import MODEL
+from free_port import free_port
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from tiny_detector import retinanet, run_config
+
+from mmdet_mobileformer.engine import CPUDistributedDataParallel, FiniteOptimWrapper
+from mmdet_mobileformer.engine.distributed import init_distributed
+
+
+def detector(kind):
+    """'retinanet' or 'e2e': the same weights each time, normalisation statistics fixed."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    if kind == 'retinanet':
+        cfg = retinanet(norm_eval=True)
+    else:
+        cfg = copy.deepcopy(MODEL)
+        cfg['backbone']['norm_eval'] = True
+        cfg['bbox_head']['sync_cls_avg_factor'] = True
+    model = MODELS.build(cfg)
+    model.init_weights()
+    return model.train()
+
+
+def take_steps(kind, batches, world_size=1, rank=0):
+    """Train on this process's share of each batch, and return the weights and the losses."""
+    model = detector(kind)
+    wrapper = FiniteOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
+    if world_size > 1:
+        wrapped = CPUDistributedDataParallel(model, find_unused_parameters=False)
+    else:
+        wrapped = model
+    losses = []
+    for batch in batches:
+        share = {key: values[rank::world_size] for key, values in batch.items()}
+        losses.append(wrapped.train_step(copy.deepcopy(share), wrapper)['loss'].item())
+    return model.state_dict(), losses
+
+
+def evaluate(data_root, work_dir, launcher='none'):
+    """Figures of an untrained RetinaNet on a folder's validation images."""
+    cfg = Config(run_config(data_root, work_dir, 1, model=retinanet(norm_eval=True)))
+    init_distributed(cfg, launcher)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.test_cfg = dict(type='TestLoop')
+    return Runner.from_cfg(cfg).test()
+
+
+def _member(rank, world_size, port, results, function, args):
+    torch.set_num_threads(1)
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    torch_dist.init_process_group('gloo')
+    result = (
+        function(*args, world_size, rank) if function is take_steps else function(*args, 'pytorch')
+    )
+    torch.save(result, f'{results}/{rank}.pth')
+    torch_dist.destroy_process_group()
+
+
+_CONTEXT = multiprocessing.get_context('forkserver')
+
+
+def run_group(function, args, folder, world_size=2):
+    """Call :func:`take_steps` or :func:`evaluate` in a group; return the result of each process."""
+    _CONTEXT.set_forkserver_preload([__name__, 'interrupted_run'])
+    port = free_port()
+    members = [
+        _CONTEXT.Process(target=_member, args=(rank, world_size, port, str(folder), function, args))
+        for rank in range(world_size)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        # The server ignores the path that it is given (Python 3.11), but not its environment.
+        patch.setenv('PYTHONPATH', os.pathsep.join(filter(None, sys.path)))
+        for member in members:
+            member.start()
+    for member in members:
+        member.join(90)
+        if member.is_alive():  # a hanging group must fail the test, not stop it
+            member.kill()
+    assert [member.exitcode for member in members] == [0] * world_size
+    return [torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(world_size)]

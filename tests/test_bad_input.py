@@ -1,0 +1,257 @@
+"""Images, boxes and numbers that spoil a training: each works, or is named in a sentence."""
+
+import copy
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from coco_folder import read_annotations, write_annotations, write_coco_folder
+from detector_step import tiny_batch
+from e2e_model import MODEL
+from mmdet.registry import MODELS, TASK_UTILS
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from PIL import Image
+from run_tool import run_tool
+from tiny_detector import plain_text, retinanet, run_config
+
+from mmdet_mobileformer.engine import FiniteOptimWrapper, LoadWholeImage, PackAnyDetInputs, errors
+from mmdet_mobileformer.engine.bad_images import truncation
+from mmdet_mobileformer.engine.errors import LocalError
+from mmdet_mobileformer.engine.finite import NonFiniteError
+from mmdet_mobileformer.engine.hardening import harden_loading, harden_training
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(Config, 'pretty_text', property(plain_text))
+    init_default_scope('mmdet')
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_coco_folder(tmp_path / 'coco', num_train=2, num_val=1)
+
+
+def add_image(root, name, pixels, boxes=((4, 4, 30, 30),), width=None, height=None, **annotation):
+    """Add a training image with boxes of the first category; `pixels` may be an encoded file."""
+    path = root / 'train2017' / name
+    if isinstance(pixels, bytes):
+        path.write_bytes(pixels)
+    else:
+        Image.fromarray(pixels).save(path)
+        height, width = pixels.shape[:2]
+    content = read_annotations(root)
+    image = {
+        'id': 100 + len(content['images']),
+        'file_name': name,
+        'width': width,
+        'height': height,
+    }
+    content['images'].append(image)
+    for box in boxes:
+        entry = dict(id=1000 + len(content['annotations']), image_id=image['id'], category_id=7)
+        entry.update(bbox=list(box), area=box[2] * box[3], iscrowd=0, **annotation)
+        content['annotations'].append(entry)
+    write_annotations(root, 'train2017', content)
+
+
+def train(data, work_dir, model=None, **changes):
+    """Train one epoch, hardened as the tools do it, one image a batch; return the Runner."""
+    cfg = Config(run_config(data, work_dir, 1, model=copy.deepcopy(model), batch_size=1))
+    cfg.default_hooks.checkpoint.save_best = None
+    cfg.merge_from_dict(changes)
+    harden_training(cfg)
+    harden_loading(cfg)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+NOISE = np.random.default_rng(0).integers(0, 255, (64, 96, 4), dtype=np.uint8)
+
+
+def rotated_by_exif(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    Image.fromarray(NOISE[..., :3]).save(path, exif=exif)
+
+
+@pytest.mark.parametrize('model', [None, MODEL], ids=['retinanet', 'e2e'])
+def test_unusual_images_train(data, tmp_path, model):
+    add_image(data, 'grey.png', NOISE[..., 0])
+    add_image(data, 'rgba.png', NOISE)
+    add_image(data, '16 bit.png', NOISE[..., 0].astype(np.uint16) * 256)
+    add_image(data, 'one pixel.png', NOISE[:1, :1], boxes=[(0, 0, 1, 1)])
+    add_image(data, 'ширина 幅.png', np.tile(NOISE[:2, :, :3], (1, 8, 1)), boxes=[(0, 0, 50, 2)])
+    add_image(data, 'no objects.png', NOISE[..., :3], boxes=[])
+    add_image(data, 'many objects.png', NOISE[..., :3], boxes=[(4, 4, 30, 30)] * 15)
+    add_image(
+        data, 'outside.png', NOISE[..., :3], boxes=[(-9, -9, 8, 8), (5, 5, 0, 9), (1, 1, 0.5, 3)]
+    )
+    rotated_by_exif(data / 'train2017' / 'turned.jpg')
+    content = (data / 'train2017' / 'turned.jpg').read_bytes()
+    add_image(data, 'turned.jpg', content, boxes=[(4, 40, 30, 50)], width=64, height=96)
+    model = copy.deepcopy(model or retinanet())
+    model['backbone']['norm_eval'] = True  # of one pixel alone there are no statistics
+    runner = train(data, tmp_path / 'work', model)
+    assert runner.iter == 2 + 9  # MODEL has 12 queries, so 15 objects are more than those
+    assert all(torch.isfinite(value).all() for value in runner.model.state_dict().values())
+
+
+def test_image_too_small_for_its_statistics_is_named(data, tmp_path):
+    add_image(data, 'one pixel.png', NOISE[:1, :1], boxes=[(0, 0, 1, 1)])
+    with pytest.raises(LocalError, match=r'one pixel\.png.* too small to normalise over'):
+        train(data, tmp_path / 'work', retinanet())
+
+
+def test_mirrored_image_of_one_pixel_is_packed():
+    pack = PackAnyDetInputs(meta_keys=())
+    packed = pack(dict(img=np.flip(NOISE[:1, :1, :3], axis=1)))
+    assert packed['inputs'].flatten().tolist() == NOISE[0, 0, :3].tolist()
+
+
+def test_how_images_are_read(tmp_path):
+    load = LoadWholeImage()
+    Image.fromarray(NOISE).save(tmp_path / 'rgba.png')
+    image = load(dict(img_path=str(tmp_path / 'rgba.png')))['img']
+    assert np.array_equal(image, NOISE[..., 2::-1])  # blue first, without transparency
+    deep = NOISE[..., 0].astype(np.uint16) * 256 + 17
+    Image.fromarray(deep).save(tmp_path / 'deep.png')
+    image = load(dict(img_path=str(tmp_path / 'deep.png')))['img']
+    assert image.dtype == np.uint8 and np.array_equal(image[..., 0], deep // 256)
+    rotated_by_exif(tmp_path / 'turned.jpg')
+    assert load(dict(img_path=str(tmp_path / 'turned.jpg')))['img'].shape == (96, 64, 3)
+
+
+@pytest.mark.parametrize('ending', ['jpg', 'png'])
+def test_truncated_image_is_recognised(tmp_path, ending):
+    path = tmp_path / f'image.{ending}'
+    cv2.imwrite(str(path), NOISE[..., :3])
+    content = path.read_bytes()
+    assert truncation(str(path)) is None
+    path.write_bytes(content + b'\xff\xda trailing')  # as some cameras write
+    assert truncation(str(path)) is None
+    path.write_bytes(content[: len(content) // 2])
+    assert truncation(str(path))
+    with pytest.raises(LocalError, match=f'image.{ending} cannot be read'):
+        LoadWholeImage()(dict(img_path=str(path)))
+
+
+def test_broken_image_stops_by_default_and_is_listed_when_skipped(data, tmp_path, capfd):
+    path = data / 'train2017' / '11.png'
+    path.write_bytes(path.read_bytes()[:500])
+    (data / 'val2017' / '10.png').write_bytes(b'')
+    cfg = Config(run_config(data, tmp_path / 'work', 1, model=retinanet(), num_workers=1))
+    cfg.default_hooks.checkpoint.save_best = None
+    cfg.log_level = 'WARNING'
+    cfg.dump(tmp_path / 'tiny.py')
+    assert run_tool('train', tmp_path / 'tiny.py') == 2
+    said = capfd.readouterr().err
+    assert str(path) in said and '--skip-bad-images' in said and 'Traceback' not in said
+    assert run_tool('train', tmp_path / 'tiny.py', '--skip-bad-images') == 0
+    said = ''.join(capfd.readouterr())
+    assert '2 images could not be read and were passed over' in said and str(path) in said
+    listed = (tmp_path / 'work' / 'bad_images.txt').read_text()
+    assert str(path) in listed and '10.png' in listed
+
+
+def test_error_of_a_loader_worker_is_one_sentence(data, tmp_path, capsys):
+    cfg = Config(run_config(data, tmp_path / 'work', 1, model=retinanet(), num_workers=1))
+    harden_loading(cfg)
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    (data / 'train2017' / '10.png').unlink()
+    with pytest.raises(SystemExit):
+        errors.run_tool(lambda: list(loader))
+    said = capsys.readouterr().err
+    assert '10.png cannot be read' in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'e2e'])
+def test_crowds_are_no_targets(kind):
+    # As in DETR and in mmdet's RetinaNet without `ignore_iof_thr`, a crowd box changes nothing: the
+    # area counts as background unless another box covers it.
+    torch.manual_seed(0)
+    model = MODELS.build(retinanet() if kind == 'retinanet' else copy.deepcopy(MODEL)).train()
+    losses = []
+    for ignored in (0, 1):
+        batch = tiny_batch(3, size=(64, 64), num_images=1)
+        sample = batch['data_samples'][0]
+        crowd = InstanceData(bboxes=torch.tensor([[1.0, 1, 60, 60]]), labels=torch.tensor([0]))
+        sample.ignored_instances = crowd[:ignored]
+        sample.gt_instances = sample.gt_instances[:0]  # the image has nothing but the crowd
+        torch.manual_seed(1)
+        losses.append(model(**model.data_preprocessor(batch, True), mode='loss'))
+    for name, value in losses[0].items():
+        one, other = (
+            torch.stack(list(torch.atleast_1d(v))) if torch.is_tensor(v) else torch.stack(v)
+            for v in (value, losses[1][name])
+        )
+        assert torch.isfinite(one).all() and torch.allclose(one, other), name
+
+
+class PoisonHook(Hook):
+    """Makes a weight NaN after the second epoch's checkpoint is written."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, name):
+        self.name = name
+
+    def after_train_epoch(self, runner):
+        if runner.epoch == 1:
+            dict(runner.model.named_parameters())[self.name].data.flatten()[0] = float('nan')
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'e2e'])
+def test_non_finite_loss_or_cost_names_iteration_images_and_component(data, tmp_path, kind):
+    cfg = Config(run_config(data, tmp_path, 3, model=MODEL if kind == 'e2e' else retinanet()))
+    cfg.default_hooks.checkpoint.save_best = None
+    harden_training(cfg)
+    runner = Runner.from_cfg(cfg)
+    name = 'bbox_head.retina_reg.bias' if kind == 'retinanet' else 'bbox_head.fc_reg.bias'
+
+    runner.register_hook(PoisonHook(name))
+    with pytest.raises(LocalError) as error:
+        runner.train()
+    said = str(error.value)
+    assert 'at iteration 3 (epoch 3)' in said and '10.png' in said and '11.png' in said
+    assert ('loss_bbox = nan' if kind == 'retinanet' else 'predicted bboxes') in said
+    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']
+    assert all(torch.isfinite(value).all() for value in saved.values())
+    assert not (tmp_path / 'epoch_3.pth').exists()
+
+
+def test_non_finite_gradient_stops_before_the_step():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    wrapper = FiniteOptimWrapper(
+        torch.optim.SGD(model.parameters(), lr=1.0), clip_grad=dict(max_norm=1)
+    )
+    wrapper.parameter_names = {id(p): name for name, p in model.named_parameters()}
+    before = copy.deepcopy(model.state_dict())
+    # The root's slope is infinite at 0, while its value is 0.
+    loss = model(torch.ones(1, 2)).sum() + (model[0].bias * 0).abs().sqrt().sum()
+    assert torch.isfinite(loss)
+    with pytest.raises(NonFiniteError, match=r'gradient of 0\.bias'):
+        wrapper.update_params(loss)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_costs_that_are_not_finite_do_not_reach_scipy():
+    cost = dict(type='BBoxL1Cost', weight=1.0, box_format='xywh')
+    assigner = TASK_UTILS.build(dict(type='FiniteHungarianAssigner', match_costs=[cost]))
+    boxes = torch.tensor([[1.0, 1, 5, 5], [2, 2, 9, 9], [0, 0, 4, 4]])
+    predictions = InstanceData(bboxes=boxes, scores=torch.zeros(3, 2))
+    truth = InstanceData(bboxes=boxes[:2], labels=torch.tensor([0, 1]))
+    meta = dict(img_shape=(10, 10))
+    assert assigner.assign(predictions, truth, meta).gt_inds.tolist() == [1, 2, 0]
+    for kind, instances in (('predicted', predictions), ('annotated', truth)):
+        broken = copy.deepcopy(instances)
+        broken.bboxes[0, 0] = float('inf')
+        arguments = (broken, truth) if kind == 'predicted' else (predictions, broken)
+        with pytest.raises(NonFiniteError, match=f'{kind} bboxes'):
+            assigner.assign(*arguments, meta)

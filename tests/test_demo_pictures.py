@@ -1,0 +1,114 @@
+"""The pictures that a run leaves: predictions beside ground truth, curves of loss and AP."""
+
+import json
+import pickle
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmdet_mobileformer.datasets import ShapesSpec, write_shapes_dataset
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / 'configs/retinanet_mf26m_shapes.py'
+WIDTH, HEIGHT = 96, 64
+TRAINING = [
+    dict(loss=2.0, loss_cls=1.2, loss_bbox=0.8, epoch=1, iter=10, step=10),
+    {'coco/bbox_mAP': 0.1, 'coco/bbox_mAP_50': 0.3, 'coco/bbox_mAP_75': 0.05, 'step': 1},
+    dict(loss=1.0, loss_cls=0.6, loss_bbox=0.4, epoch=2, iter=20, step=20),
+    {'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_50': 0.6, 'coco/bbox_mAP_75': 0.45, 'step': 2},
+]
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    """Runs tools/demo_pictures.py; returns its exit code and what it said."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['demo_pictures.py', *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / 'tools/demo_pictures.py'), run_name='__main__')
+        except SystemExit as ended:
+            return ended.code, capsys.readouterr().err
+        return 0, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Data, a training log and predictions: one sure box in the first image, a faint one later."""
+    write_shapes_dataset(tmp_path / 'shapes', ShapesSpec(1, 3, WIDTH, HEIGHT))
+    log = tmp_path / 'work/20260101_000000/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('\n'.join(map(json.dumps, TRAINING)))
+    predictions = [
+        dict(
+            img_id=img_id,
+            pred_instances=dict(
+                bboxes=torch.tensor([[20.0, 10.0, 60.0, 50.0]]),
+                labels=torch.tensor([1]),
+                scores=torch.tensor([score]),
+            ),
+        )
+        for img_id, score in ((1, 0.9), (2, 0.1), (3, 0.1))
+    ]
+    (tmp_path / 'predictions.pkl').write_bytes(pickle.dumps(predictions))
+    return tmp_path
+
+
+def arguments_for(folder, *more):
+    return (
+        *(CONFIG, folder / 'predictions.pkl', '--data-root', folder / 'shapes'),
+        *('--work-dir', folder / 'work', *more),
+    )
+
+
+def test_predictions_stand_on_the_right_when_they_are_sure(tool, run_folder):
+    code, said = tool(*arguments_for(run_folder, '--num-images', 3))
+    assert code == 0, said
+    sheet = cv2.imread(str(run_folder / 'work/pictures/predictions.png')).astype(int)
+    for i in range(3):
+        image = cv2.imread(str(run_folder / f'shapes/val2017/{i + 1:012d}.jpg')).astype(int)
+        top, left = i // 2 * (HEIGHT + 6), i % 2 * (2 * WIDTH + 6)
+        pair = sheet[top : top + HEIGHT, left : left + 2 * WIDTH]
+        changed = np.abs(pair[:, WIDTH:] - image).max(2) > 60
+        assert changed[10:50, 18:62].any() == (i == 0)
+        assert not changed[:, 75:].any()
+
+
+def test_curves_show_the_training(tool, run_folder):
+    tool(*arguments_for(run_folder))
+    draw_curves = runpy.run_path(str(ROOT / 'tools/demo_pictures.py'))['draw_curves']
+    log = next((run_folder / 'work').rglob('scalars.json'))
+    loss_axes, ap_axes = draw_curves(log).axes
+    curves = {line.get_label(): line.get_xydata().tolist() for line in loss_axes.lines}
+    assert curves['loss'] == [[10, 2.0], [20, 1.0]]
+    curves = {line.get_label(): line.get_xydata().tolist() for line in ap_axes.lines}
+    assert curves == {
+        'AP': [[1, 0.1], [2, 0.4]],
+        'AP50': [[1, 0.3], [2, 0.6]],
+        'AP75': [[1, 0.05], [2, 0.45]],
+    }
+    assert cv2.imread(str(run_folder / 'work/pictures/curves.png')).std() > 0
+
+
+def test_what_is_missing_is_named(tool, run_folder):
+    def refusal(*arguments):
+        code, said = tool(*arguments)
+        assert code not in (0, None)
+        return said.strip().splitlines()[-1]
+
+    good = arguments_for(run_folder)
+    assert 'no.pkl do not exist' in refusal(CONFIG, 'no.pkl', *good[2:])
+    assert 'holds no log of a training run' in refusal(*good[:4], '--work-dir', run_folder)
+    assert '--num-images 0 must be at least 1' in refusal(*good, '--num-images', 0)
+    (run_folder / 'predictions.pkl').write_bytes(pickle.dumps([]))
+    assert 'holds no predictions' in refusal(*good)
+    wrong = [dict(img_id=77, pred_instances={})]
+    (run_folder / 'predictions.pkl').write_bytes(pickle.dumps(wrong))
+    assert 'an image with id 77, which is not in' in refusal(*good)

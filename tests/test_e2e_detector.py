@@ -1,0 +1,236 @@
+"""The end-to-end detector as a whole: losses, gradients, queries, padding, switches, learning."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from e2e_model import MODEL, NUM_CLASSES, build_detector, draw_batch
+from mmdet.evaluation.functional import eval_map
+from mmdet.registry import MODELS
+
+SIZES = [(64, 96), (48, 80)]
+NUM_BLOCKS = sum(scale['num_blocks'] for scale in MODEL['decoder']['scales'])
+SWITCHES = {
+    'default': {},
+    'token': dict(decoder=dict(dynamic_relu='token')),
+    'fixed position': dict(decoder=dict(adapt_position=False)),
+    'nearest': dict(decoder=dict(upsampling='nearest')),
+    'no upsampling': dict(decoder=dict(upsampling=None)),
+    'dropout': dict(decoder=dict(dropout=0.5)),
+    'lite first': dict(
+        decoder=dict(
+            scales=[
+                dict(num_blocks=1, mobile='lite', mid_channels=64),
+                dict(num_blocks=2, mobile='attention', mid_channels=64),
+                dict(num_blocks=1, mobile='attention', mid_channels=64),
+            ]
+        )
+    ),
+    '3 queries': dict(num_queries=3),
+}
+
+
+def losses_of(detector, batch):
+    data = detector.data_preprocessor(copy.deepcopy(batch), True)
+    return detector(**data, mode='loss')
+
+
+def forward(detector, batch):
+    """Class logits and boxes of every block."""
+    data = detector.data_preprocessor(copy.deepcopy(batch), False)
+    with torch.no_grad():
+        return detector(**data, mode='tensor')
+
+
+@pytest.mark.parametrize('num_objects', [2, 0], ids=['objects', 'no objects'])
+@pytest.mark.parametrize('switch', SWITCHES)
+def test_every_parameter_gets_a_gradient(switch, num_objects):
+    detector = build_detector(**SWITCHES[switch]).train()
+    losses = losses_of(detector, draw_batch(SIZES, num_objects))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    missing = [name for name, p in detector.named_parameters() if p.grad is None]
+    assert not missing, missing
+
+
+def test_losses_without_objects_are_those_of_classification_alone():
+    losses = losses_of(build_detector().train(), draw_batch(SIZES, 0))
+    for name, loss in losses.items():
+        assert torch.isfinite(loss), name
+        assert (loss > 0) if name.endswith('loss_cls') else (loss == 0), name
+    one_empty = draw_batch(SIZES, 2)
+    one_empty['data_samples'][1] = draw_batch(SIZES, 0)['data_samples'][1]
+    for name, loss in losses_of(build_detector().train(), one_empty).items():
+        assert torch.isfinite(loss) and loss > 0, name
+
+
+def test_auxiliary_losses_are_as_many_as_blocks_less_one():
+    losses = losses_of(build_detector().train(), draw_batch(SIZES))
+    expected = {f'd{i}.' for i in range(NUM_BLOCKS - 1)} | {''}
+    for kind in ('loss_cls', 'loss_bbox', 'loss_iou'):
+        assert {name[: -len(kind)] for name in losses if name.endswith(kind)} == expected
+
+
+def test_each_block_adds_a_prediction():
+    logits, boxes = forward(build_detector().eval(), draw_batch(SIZES))
+    assert logits.shape == (NUM_BLOCKS, 2, MODEL['num_queries'], NUM_CLASSES + 1)
+    assert boxes.shape == (NUM_BLOCKS, 2, MODEL['num_queries'], 4)
+    assert ((boxes > 0) & (boxes < 1)).all()
+    lite_first, _ = forward(build_detector(**SWITCHES['lite first']).eval(), draw_batch(SIZES))
+    assert len(lite_first) == 4
+
+
+@pytest.mark.parametrize('switch', ['default', 'token', 'fixed position'])
+def test_permuting_the_queries_permutes_the_outputs_and_nothing_else(switch):
+    detector = build_detector(**SWITCHES[switch]).eval()
+    batch = draw_batch(SIZES)
+    before = forward(detector, batch)
+    order = torch.randperm(MODEL['num_queries'], generator=torch.Generator().manual_seed(1))
+    detector.query_embedding.weight.data = detector.query_embedding.weight.data[order]
+    for old, new in zip(before, forward(detector, batch), strict=True):
+        torch.testing.assert_close(new, old[:, :, order], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('switch', ['token', 'fixed position', 'nearest', 'no upsampling'])
+def test_a_switch_changes_the_predictions(switch):
+    """Also with the same weights wherever both settings have them."""
+    default = build_detector().eval()
+    for name, parameter in default.named_parameters():  # away from the start, which has no effect
+        if 'position_update' in name or '.act.' in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    switched = build_detector(**SWITCHES[switch]).eval()
+    switched.load_state_dict(default.state_dict(), strict=False)
+    batch = draw_batch(SIZES)
+    assert not torch.allclose(forward(default, batch)[0][-1], forward(switched, batch)[0][-1])
+
+
+def test_dropout_acts_in_training_only():
+    batch = draw_batch(SIZES)
+    with_dropout, without = build_detector(**SWITCHES['dropout']), build_detector()
+    for detector, varies in ((with_dropout, True), (without, False)):
+        # The statistics of BatchNorm must not be what makes two runs differ.
+        detector.train()
+        detector.backbone.eval()
+        first, second = (forward(detector, batch)[0] for _ in range(2))
+        assert torch.equal(first, second) != varies
+    torch.testing.assert_close(forward(with_dropout.eval(), batch), forward(without.eval(), batch))
+
+
+def test_recomputing_changes_no_loss_and_no_gradient():
+    results = []
+    for with_cp in (False, True):
+        backbone = dict(MODEL['backbone'], with_cp=with_cp)
+        detector = build_detector(dict(with_cp=with_cp, dropout=0.1), backbone=backbone).train()
+        torch.manual_seed(5)
+        losses = losses_of(detector, draw_batch(SIZES))
+        sum(losses.values()).backward()
+        results.append((losses, {n: p.grad for n, p in detector.named_parameters()}))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_saving_and_loading_changes_nothing(tmp_path):
+    detector, other = build_detector().eval(), build_detector(seed=1).eval()
+    batch = draw_batch(SIZES)
+    torch.save(detector.state_dict(), tmp_path / 'detector.pth')
+    assert not torch.allclose(forward(detector, batch)[0], forward(other, batch)[0])
+    other.load_state_dict(torch.load(tmp_path / 'detector.pth', weights_only=True))
+    assert torch.equal(forward(detector, batch)[0], forward(other, batch)[0])
+
+
+@pytest.mark.parametrize(('num_queries', 'num_objects'), [(2, 5), (3, 3), (120, 2)])
+def test_queries_may_be_more_or_fewer_than_objects_and_results(num_queries, num_objects):
+    detector = build_detector(num_queries=num_queries)
+    batch = draw_batch(SIZES, num_objects)
+    assert all(torch.isfinite(loss) for loss in losses_of(detector.train(), batch).values())
+    with torch.no_grad():
+        results = detector.eval().test_step(copy.deepcopy(batch))
+    assert [len(result.pred_instances) for result in results] == [min(num_queries, 100)] * 2
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (75, 129), (160, 32)])
+@pytest.mark.parametrize('divisor', [1, 32])
+def test_any_size_from_32_pixels_on(size, divisor):
+    preprocessor = dict(MODEL['data_preprocessor'], pad_size_divisor=divisor)
+    detector = build_detector(data_preprocessor=preprocessor)
+    batch = draw_batch([size, (40, 64)], 1)
+    assert all(torch.isfinite(loss) for loss in losses_of(detector.train(), batch).values())
+    with torch.no_grad():
+        results = detector.eval().test_step(copy.deepcopy(batch))
+    for result, (height, width) in zip(results, [size, (40, 64)], strict=True):
+        boxes = result.pred_instances.bboxes
+        assert (boxes >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+
+
+def test_attention_of_backbone_and_head_gets_the_padding():
+    detector = build_detector().eval()
+    seen = []
+    for module in (detector.backbone.blocks[1], detector.decoder.scales[0][0]):
+        module.register_forward_hook(lambda module, args, output: seen.append(args[-1]))
+    forward(detector, draw_batch([(64, 96), (32, 64)]))
+    backbone_mask, head_mask = seen
+    assert backbone_mask.shape == (2, 16, 24) and head_mask.shape == (2, 2, 3)
+    for mask, stride in ((backbone_mask, 4), (head_mask, 32)):
+        assert not mask[0].any()
+        assert not mask[1, : 32 // stride, : 64 // stride].any()
+        assert mask[1, 32 // stride :].all() and mask[1, :, 64 // stride :].all()
+    seen.clear()
+    forward(detector, draw_batch([(64, 96)]))
+    assert seen == [None, None]
+
+
+@pytest.mark.parametrize('switch', ['default', 'token', 'nearest', 'no upsampling', 'lite first'])
+@pytest.mark.parametrize('size', [(64, 64), (50, 75)])
+def test_an_image_alone_and_beside_a_larger_one_is_the_same(switch, size):
+    detector = build_detector(**SWITCHES[switch]).eval()
+    for name, parameter in detector.named_parameters():  # so that padding would have an effect
+        if name.endswith('bias'):
+            torch.nn.init.normal_(parameter, std=0.3)
+    pair = draw_batch([size, (160, 128)])
+    alone = dict(inputs=pair['inputs'][:1], data_samples=pair['data_samples'][:1])
+    for together, single in zip(forward(detector, pair), forward(detector, alone), strict=True):
+        torch.testing.assert_close(together[:, :1], single, rtol=1e-3, atol=1e-4)
+
+
+def test_configuration_is_left_as_it_was():
+    cfg = copy.deepcopy(MODEL)
+    MODELS.build(cfg)
+    assert cfg['bbox_head'] == MODEL['bbox_head'] and cfg['test_cfg'] == MODEL['test_cfg']
+
+
+def test_wrong_settings_of_the_detector_are_named():
+    with pytest.raises(ValueError, match='num_queries must be at least 1, not 0'):
+        build_detector(num_queries=0)
+    with pytest.raises(ValueError, match='embed_dims 64 must equal'):
+        build_detector(bbox_head=dict(MODEL['bbox_head'], embed_dims=64))
+
+
+def average_precision(results, samples):
+    """AP averaged over the thresholds 0.50 to 0.95 of IoU, by mmdet's eval_map."""
+    found, truth = [], []
+    for result, sample in zip(results, samples, strict=True):
+        instances = result.pred_instances.numpy()
+        scored = np.concatenate([instances.bboxes, instances.scores[:, None]], axis=1)
+        found.append([scored[instances.labels == label] for label in range(NUM_CLASSES)])
+        gt = sample.gt_instances.numpy()
+        truth.append(dict(bboxes=gt.bboxes, labels=gt.labels))
+    thresholds = np.arange(0.5, 1.0, 0.05)
+    return np.mean([eval_map(found, truth, iou_thr=t, logger='silent')[0] for t in thresholds])
+
+
+def test_it_overfits_eight_images():
+    scales = [dict(scale, num_blocks=1) for scale in MODEL['decoder']['scales']]
+    detector = build_detector(dict(scales=scales), num_queries=6).train()
+    batch = draw_batch([(64, 64)] * 8, seed=3)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=1e-4)
+    steps = 160
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(losses_of(detector, batch).values()).backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        results = detector.eval().test_step(copy.deepcopy(batch))
+    assert average_precision(results, batch['data_samples']) >= 0.9

@@ -1,0 +1,190 @@
+"""Exported files detect what their detectors detect, at any size and in padded batches."""
+
+import copy
+import json
+import sys
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from coco_folder import CLASSES, write_annotations
+from e2e_model import build_detector, draw_batch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from test_tools import ROOT, start
+from tiny_detector import retinanet, run_config
+
+from mmdet_mobileformer.export import (
+    Difference,
+    OnnxDetector,
+)
+from mmdet_mobileformer.export.nms import nms_keep
+
+BATCHES = (((64, 96),), ((101, 65),), ((96, 160), (80, 160), (96, 100)))
+# Two scales, each with a block that refines its features.
+SMALL_HEAD = dict(
+    scales=[
+        dict(num_blocks=1, mobile='attention', mid_channels=32),
+        dict(num_blocks=2, mobile='lite', mid_channels=32),
+    ]
+)
+
+
+def train_a_moment(detector, steps):
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
+    detector.train()
+    for step in range(steps):
+        batch = draw_batch([(64, 96)] * 4, seed=step % 4)
+        data = detector.data_preprocessor(batch, training=True)
+        losses, _ = detector.parse_losses(detector(**data, mode='loss'))
+        optimizer.zero_grad()
+        losses.backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
+        optimizer.step()
+    return detector.eval().requires_grad_(False)
+
+
+def retinanet_config():
+    cfg = retinanet()
+    cfg['bbox_head'].update(type='RetinaHead')
+    cfg['bbox_head']['anchor_generator'].update(ratios=[0.5, 1.0, 2.0])
+    cfg['test_cfg'].update(score_thr=0.05)
+    return cfg
+
+
+def small_end_to_end():
+    cfg = dict(type='MobileFormer', dynamic_relu='spatial', out_indices=(3, 4))
+    backbone = dict(retinanet()['backbone'], **cfg)
+    neck = dict(
+        type='ChannelMapper',
+        in_channels=[16, 16],
+        kernel_size=1,
+        out_channels=32,
+        act_cfg=None,
+        norm_cfg=dict(type='LayerNorm2d'),
+    )
+    return build_detector(SMALL_HEAD, backbone=backbone, neck=neck)
+
+
+def pictures():
+    return [image.permute(1, 2, 0).numpy() for image in draw_batch([(120, 180)] * 3)['inputs']]
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A folder with data, config, checkpoint, and what tools/export_onnx.py made and said."""
+    folder = tmp_path_factory.mktemp('export')
+    for split in ('train2017', 'val2017'):
+        (folder / 'data' / split).mkdir(parents=True)
+    (folder / 'data' / 'annotations').mkdir()
+    batch = draw_batch([(64, 96)] * 4, seed=0)
+    data = dict(
+        images=[], annotations=[], categories=[dict(id=i, name=n) for i, n in enumerate(CLASSES)]
+    )
+    for index, (image, sample) in enumerate(
+        zip(batch['inputs'], batch['data_samples'], strict=True)
+    ):
+        name = f'{index}.png'
+        for split in ('train2017', 'val2017'):
+            cv2.imwrite(str(folder / 'data' / split / name), image.permute(1, 2, 0).numpy())
+        data['images'].append(dict(id=index, file_name=name, height=64, width=96))
+        objects = sample.gt_instances
+        for box, label in zip(objects.bboxes, objects.labels, strict=True):
+            x1, y1, x2, y2 = box.tolist()
+            data['annotations'].append(
+                dict(
+                    id=len(data['annotations']) + 1,
+                    image_id=index,
+                    category_id=int(label),
+                    bbox=[x1, y1, x2 - x1, y2 - y1],
+                    area=(x2 - x1) * (y2 - y1),
+                    iscrowd=0,
+                )
+            )
+    for split in ('train2017', 'val2017'):
+        write_annotations(folder / 'data', split, data)
+
+    settings = run_config(folder / 'data', folder / 'run', 1, model=retinanet_config())
+    for part in ('dataloader', 'evaluator', 'cfg'):
+        settings[f'test_{part}'] = copy.deepcopy(settings[f'val_{part}'])
+    settings['test_cfg']['type'] = 'TestLoop'
+    settings['log_level'] = 'INFO'
+    Config(settings).dump(folder / 'config.py')
+    torch.manual_seed(0)
+    detector = train_a_moment(MODELS.build(retinanet_config()), 60)
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(state_dict=detector.state_dict(), meta=meta), folder / 'model.pth')
+    done = start(
+        [sys.executable, ROOT / 'tools' / 'export_onnx.py', 'config.py', 'model.pth', 'model.onnx'],
+        folder,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder, detector, done.stdout
+
+
+def test_the_tool_compares_the_file_with_pytorch(run):
+    folder, _, output = run
+    assert 'largest differences from PyTorch' in output and ' 0 detections on one side' in output
+    about = {item.key: item.value for item in onnx.load(folder / 'model.onnx').metadata_props}
+    assert json.loads(about['classes']) == list(CLASSES)
+    assert json.loads(about['preprocessing'])['pad_size_divisor'] == 32
+    assert "type='RetinaNet'" in about['config']
+    domains = {node.domain for node in onnx.load(folder / 'model.onnx').graph.node}
+    assert domains <= {'', 'ai.onnx'}
+
+
+def test_evaluating_the_file_gives_the_ap_of_the_checkpoint(run):
+    folder, _, _ = run
+    figures = []
+    for file in ('model.pth', 'model.onnx'):
+        done = start(
+            [sys.executable, ROOT / 'tools' / 'test.py', 'config.py', file, '--work-dir', file[6:]],
+            folder,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        result = next((folder / file[6:]).glob('*/*.json'))
+        figures.append(json.loads(result.read_text())['coco/bbox_mAP'])
+    assert figures[0] > 0.0
+    assert figures[1] == pytest.approx(figures[0], abs=1e-3)
+
+
+def test_the_documented_script_detects(run):
+    folder, _, _ = run
+    image = pictures()[0]
+    cv2.imwrite(str(folder / 'picture.png'), image)
+    script = ROOT / 'docs' / 'onnx_inference.py'
+    done = start([sys.executable, script, 'model.onnx', 'picture.png', '0.05'], folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    exported = OnnxDetector(str(folder / 'model.onnx'), detector_preprocessor())
+    batch = draw_batch([(120, 180)])
+    batch['inputs'] = [torch.from_numpy(image).permute(2, 0, 1).contiguous()]
+    found = exported.test_step(batch)[0].pred_instances
+    # PIL hands out RGB, and this detector's preprocessing keeps OpenCV's BGR: the script must know.
+    assert len(lines) == len(found) > 0
+    for (name, score, *box), label, wanted_score, wanted_box in zip(
+        lines, found.labels, found.scores, found.bboxes, strict=True
+    ):
+        assert name == CLASSES[label] and float(score) == pytest.approx(
+            float(wanted_score), abs=2e-3
+        )
+        assert np.allclose([float(v) for v in box], wanted_box, atol=0.2)
+
+
+def detector_preprocessor():
+    return retinanet()['data_preprocessor']
+
+
+def test_suppression_keeps_the_best_of_overlapping_boxes():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [50, 0, 60, 10]]])
+    scores = torch.tensor([[0.5, 0.9, 0.4, 0.01]])
+    assert nms_keep(boxes, scores, 0.5, 0.05, 10).tolist() == [[False, True, True, False]]
+    assert nms_keep(boxes, scores, 0.5, 0.05, 1).tolist() == [[False, True, False, False]]
+
+
+def test_what_differs_is_found():
+    assert not Difference(compared=3, box=0.2).within(0.1, 1.0)
+    assert not Difference(compared=3, missing=1).within(0.1, 1.0)
+    assert Difference(compared=3, box=0.05, score=0.001).within(0.1, 0.001)

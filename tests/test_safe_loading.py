@@ -1,0 +1,181 @@
+"""Checkpoints from elsewhere: read as data, and compared with the detector that they are for."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from coco_folder import write_coco_folder
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+from run_tool import run_tool
+from safetensors.torch import save_file
+from tiny_detector import plain_text, retinanet, run_config
+
+from mmdet_mobileformer.engine.safe_loading import load_checkpoints_as_data
+from mmdet_mobileformer.errors import UserError
+
+
+class Code:
+    """Pickled, it makes a folder when it is loaded."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+class Settings:
+    """What an old file may hold beside data, without doing harm."""
+
+    rate = 1
+
+
+@pytest.fixture(autouse=True)
+def _mmengine_as_before(monkeypatch):
+    # Its formatting takes longer than all that is tested here.
+    monkeypatch.setattr(Config, 'pretty_text', property(plain_text))
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    monkeypatch.setattr(mmengine_checkpoint, 'load_from_http', mmengine_checkpoint.load_from_http)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_coco_folder(tmp_path_factory.mktemp('data') / 'coco', num_train=2, num_val=1)
+
+
+@pytest.fixture
+def config(data, tmp_path):
+    """Write a config file whose model has these settings, and return its path."""
+
+    def write(name='tiny.py', **backbone):
+        cfg = run_config(data, tmp_path / 'work', 1, model=retinanet(**backbone))
+        cfg['test_dataloader'], cfg['test_evaluator'] = cfg['val_dataloader'], cfg['val_evaluator']
+        cfg['test_cfg'] = dict(type='TestLoop')
+        Config(cfg).dump(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def weights():
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    return MODELS.build(retinanet()).state_dict()
+
+
+def for_twice_the_classes(weights):
+    doubled = [name for name in weights if 'retina_cls' in name]
+    return {**weights, **{name: torch.cat([weights[name]] * 2) for name in doubled}}
+
+
+def write_code(path, folder, **contents):
+    torch.save(dict(state_dict={}, extra=Code(folder), **contents), path)
+    return path
+
+
+def test_every_tool_refuses_code_in_one_sentence(config, tmp_path, capsys):
+    made = tmp_path / 'made_by_the_checkpoint'
+    path = write_code(tmp_path / 'evil.pth', made)
+    for args in (
+        ['test', config(), path],
+        ['test', config(), path, '--classes', 'auto'],
+        ['train', config(), '--cfg-options', f'load_from={path}'],
+        ['export_onnx', config(), path, tmp_path / 'out.onnx'],
+        ['convert_checkpoint', path, tmp_path / 'out.pth'],
+        ['train', config(), '--resume', path],
+        ['train', config(init_cfg=dict(type='Pretrained', checkpoint=str(path)))],
+    ):
+        assert run_tool(*args) == 2, args
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert str(path) in said and 'mkdir' in said, args
+        assert not made.exists(), args
+
+
+def test_own_old_file_loads_only_with_trust(weights, tmp_path):
+    path = tmp_path / 'old.pth'
+    torch.save(dict(state_dict=weights, meta=dict(settings=Settings())), path)
+    load_checkpoints_as_data()
+    with pytest.raises(UserError, match='Settings'):
+        CheckpointLoader.load_checkpoint(str(path))
+    load_checkpoints_as_data(trust=True)
+    assert CheckpointLoader.load_checkpoint(str(path))['meta']['settings'].rate == 1
+
+
+def test_file_of_an_address_is_data_too(weights, tmp_path, monkeypatch):
+    made = tmp_path / 'made_by_the_checkpoint'
+    files = {
+        'good.pth': torch.save(weights, tmp_path / 'good.pth') or tmp_path / 'good.pth',
+        'evil.pth': write_code(tmp_path / 'evil.pth', made),
+    }
+    fetched = []
+
+    def fetch(address, path, progress):
+        fetched.append(address)
+        shutil.copyfile(files[os.path.basename(path)], path)
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    addresses = {'good': 'https://example.org/good.pth', 'evil': 'https://example.org/evil.pth'}
+    monkeypatch.setattr(mmengine_checkpoint, 'get_torchvision_models', lambda: addresses)
+    load_checkpoints_as_data()
+    for name in ('https://example.org/good.pth', 'torchvision://good'):
+        loaded = CheckpointLoader.load_checkpoint(name)
+        assert torch.equal(loaded['backbone.tokens'], weights['backbone.tokens'])
+    assert fetched == [addresses['good']]  # the second time it was there
+    for name in ('https://example.org/evil.pth', 'torchvision://evil'):
+        with pytest.raises(UserError, match=r'evil\.pth'):
+            CheckpointLoader.load_checkpoint(name)
+    with pytest.raises(UserError, match='storage service'):
+        CheckpointLoader.load_checkpoint('s3://bucket/good.pth')
+    assert not made.exists()
+
+
+def test_safetensors_are_evaluated_as_the_same_weights(config, weights, tmp_path, capsys):
+    torch.save(dict(state_dict=weights), tmp_path / 'weights.pth')
+    save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path / 'weights.safetensors')
+    tables = []
+    for name in ('weights.pth', 'weights.safetensors'):
+        assert run_tool('test', config(), tmp_path / name) == 0
+        tables.append([line for line in capsys.readouterr().out.splitlines() if '@[' in line])
+    assert tables[0] == tables[1] and len(tables[0]) == 12
+
+
+def test_another_detector_is_named(config, weights, tmp_path, capsys):
+    torch.save(dict(state_dict=weights, meta=dict(cfg="arch='26m'")), tmp_path / 'weights.pth')
+    other = ['--cfg-options', 'model.backbone.arch=52m', 'model.neck.in_channels=[64,96]']
+    for tool, args in (
+        ('test', [config(), tmp_path / 'weights.pth', *other]),
+        ('train', [config(), *other, f'load_from={tmp_path / "weights.pth"}']),
+    ):
+        assert run_tool(tool, *args) == 2
+        said = capsys.readouterr().err
+        assert 'it is of variant 26m and the config of variant 52m' in said
+        assert 'tiny.py' in said and 'Traceback' not in said
+    other = for_twice_the_classes(weights)
+    meta = dict(dataset_meta=dict(classes=tuple('abcdef')))
+    torch.save(dict(state_dict=other, meta=meta), tmp_path / 'six.pth')
+    assert run_tool('test', config(), tmp_path / 'six.pth') == 2
+    said = capsys.readouterr().err
+    assert 'it was trained for 6 classes' in said and 'bbox_head.retina_cls' in said
+
+
+def test_finetuning_keeps_all_but_the_class_layers(config, weights, tmp_path):
+    torch.save(dict(state_dict=for_twice_the_classes(weights)), tmp_path / 'six.pth')
+    options = [f'load_from={tmp_path / "six.pth"}', 'optim_wrapper.optimizer.lr=0.0']
+    options += ['optim_wrapper.optimizer.weight_decay=0.0', 'model.backbone.norm_eval=True']
+    options += ['log_level=INFO']
+    assert run_tool('train', config(), '--cfg-options', *options) == 0
+    trained = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert trained.keys() == weights.keys()
+    for name, value in trained.items():
+        if 'retina_cls' not in name:
+            assert torch.equal(value, weights[name]), name
+        assert value.shape == weights[name].shape
+    log = next((tmp_path / 'work').glob('*/*.log')).read_text()
+    assert 'everything is kept but the class layers' in log and 'bbox_head.retina_cls.bias' in log

@@ -1,0 +1,173 @@
+"""The command line tools as a user starts them: from another folder, on a small data set."""
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from coco_folder import CLASSES, write_coco_folder
+from free_port import free_port
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / 'configs' / 'retinanet_mf52m_small.py'
+QUICK = [
+    '--cfg-options',
+    'train_cfg.max_epochs=1',
+    'train_cfg.val_interval=1',
+    'train_dataloader.batch_size=2',
+    'default_hooks.logger.interval=1',
+    'model.test_cfg.score_thr=0.0',
+    *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')),
+    *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val', 'test')),
+]
+FIGURES = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10', 'AR@100']
+
+
+def start(command, cwd, **env):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env}
+    env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), env.get('PYTHONPATH')]))
+    command = [str(word) for word in command]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def tool(name, *args, cwd):
+    return start([sys.executable, ROOT / 'tools' / f'{name}.py', *args], cwd)
+
+
+@pytest.fixture(scope='module')
+def coco_folder(tmp_path_factory):
+    return write_coco_folder(tmp_path_factory.mktemp('data') / 'coco')
+
+
+@pytest.fixture(scope='module')
+def trained(coco_folder, tmp_path_factory):
+    """Folder in which a run of one epoch was started, its output, and its checkpoint."""
+    cwd = tmp_path_factory.mktemp('run')
+    data = ['--data-root', coco_folder, '--classes', 'auto']
+    done = tool('train', CONFIG, *data, '--amp', '--auto-scale-lr', *QUICK, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return cwd, done.stdout + done.stderr, cwd / 'work_dirs' / CONFIG.stem / 'epoch_1.pth'
+
+
+def test_training_logs_what_a_user_watches(trained):
+    _, output, checkpoint = trained
+    step = next(line for line in output.splitlines() if 'Epoch(train)' in line)
+    for item in ('lr: ', 'eta: ', 'loss: ', 'memory: '):
+        assert item in step
+    assert int(re.search(r'memory: (\d+)', step)[1]) > 100  # MB; torch alone takes more
+    evaluation = next(line for line in output.splitlines() if 'coco/bbox_mAP:' in line)
+    for figure in FIGURES:
+        assert f'coco/bbox_{figure}:' in evaluation
+    assert checkpoint.is_file()
+
+
+def test_evaluation_takes_the_classes_from_the_checkpoint(trained, coco_folder):
+    cwd, _, checkpoint = trained
+    args = ['--data-root', coco_folder, '--classes', 'auto', '--classwise', '--tta']
+    args += ['--work-dir', 'evaluated', '--out', 'found.pkl', '--show-dir', 'pictures', *QUICK]
+    done = tool('test', CONFIG, checkpoint, *args, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(next((cwd / 'evaluated').glob('*/*.json')).read_text())
+    assert {f'coco/bbox_{figure}' for figure in FIGURES} <= set(figures)
+    assert {f'coco/{name}_precision' for name in CLASSES} <= set(figures)
+    assert len(list((cwd / 'evaluated').glob('*/pictures/*.png'))) == 3
+    with open(cwd / 'found.pkl', 'rb') as file:
+        found = pickle.load(file)
+    assert [item['img_id'] for item in found] == [10, 11, 12]
+
+
+def test_problems_are_sentences_with_exit_code_2(trained, coco_folder):
+    cwd, _, checkpoint = trained
+    cases = [
+        (['train', 'missing.py'], 'missing.py'),
+        (['test', CONFIG, 'missing.pth'], 'missing.pth'),
+        (['train', ROOT / 'configs' / 'retinanet_mf294m_coco.py'], '--from-scratch'),
+        (['train', CONFIG, '--data-root', coco_folder], '--classes auto'),
+        (['train', CONFIG, '--data-root', 'nowhere'], 'nowhere'),
+        (['test', CONFIG, checkpoint, '--out', 'found.txt'], 'found.txt'),
+        (['get_flops', CONFIG, '--shape', '8', '8'], '--shape 8 8'),
+    ]
+    code = (
+        'import runpy, sys\n'
+        'for tool, args in {cases!r}:\n'
+        '    sys.argv = [tool, *args]\n'
+        '    try:\n'
+        '        runpy.run_path(tool, run_name="__main__")\n'
+        '        print("CODE none", file=sys.stderr)\n'
+        '    except SystemExit as end:\n'
+        '        print("CODE", end.code, file=sys.stderr)\n'
+    )
+    runs = [
+        (str(ROOT / 'tools' / f'{args[0]}.py'), [str(word) for word in args[1:]])
+        for args, _ in cases
+    ]
+    done = start([sys.executable, '-c', code.format(cases=runs)], cwd)
+    answers = done.stderr.split('CODE ')
+    assert len(answers) == len(cases) + 1, done.stderr[-2000:]
+    for (args, words), answer, following in zip(cases, answers[:-1], answers[1:], strict=True):
+        assert f'{args[0]}.py: error: ' in answer and words in answer
+        assert following.startswith('2')
+        assert 'Traceback' not in answer
+
+
+def test_two_processes_train_and_test_on_the_cpu(coco_folder, tmp_path):
+    data = ['--data-root', coco_folder, '--classes', 'auto', '--work-dir', tmp_path / 'work']
+    scripts = ROOT / 'tools'
+    done = start([scripts / 'dist_train.sh', CONFIG, 2, *data, *QUICK], tmp_path, PORT=free_port())
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert '[1][1/1]' in done.stdout + done.stderr  # four images: one step of two images each
+    checkpoint = tmp_path / 'work' / 'epoch_1.pth'
+    done = start(
+        [scripts / 'dist_test.sh', CONFIG, checkpoint, 2, *data, *QUICK], tmp_path, PORT=free_port()
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'coco/bbox_mAP:' in done.stdout + done.stderr
+
+
+SRUN = """#!/usr/bin/env bash
+# A stand-in for srun on one machine: starts the command once a node, in the background.
+for word; do
+    case $word in
+        --nodes=*) nodes=${word#--nodes=} ;;
+        --gres=*) echo "$word" >> gres ;;
+    esac
+    [ "$word" = bash ] && break
+    shift
+done
+export SLURM_JOB_NODELIST="here[1-$nodes]"
+for ((node = 0; node < nodes; node++)); do
+    SLURM_NODEID=$node "$@" &
+    pids="${pids:-} $!"
+done
+for pid in $pids; do wait "$pid" || exit; done
+"""
+SCONTROL = '#!/usr/bin/env bash\necho 127.0.0.1\necho 127.0.0.2\n'
+
+
+def test_slurm_script_trains_on_two_nodes(coco_folder, tmp_path):
+    bin_folder = tmp_path / 'bin'
+    bin_folder.mkdir()
+    for name, script in (('srun', SRUN), ('scontrol', SCONTROL)):
+        (bin_folder / name).write_text(script)
+        (bin_folder / name).chmod(0o755)
+    done = start(
+        [
+            *(ROOT / 'tools' / 'slurm_train.sh', 'debug', 'name of job', CONFIG, 'work dir'),
+            *('--data-root', coco_folder, '--classes', 'auto', *QUICK),
+        ],
+        tmp_path,
+        PATH=f'{bin_folder}{os.pathsep}{os.environ["PATH"]}',
+        GPUS='2',
+        GPUS_PER_NODE='1',
+        PORT=free_port(),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / 'gres').read_text() == '--gres=gpu:1\n'
+    weights = torch.load(tmp_path / 'work dir' / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert '[1][1/1]' in done.stdout + done.stderr  # one process alone would take two steps

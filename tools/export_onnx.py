@@ -1,0 +1,135 @@
+"""Write a detector as an ONNX file: ``python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx``."""
+
+import argparse
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config, DictAction
+from mmengine.runner import load_checkpoint
+
+from mmdet_mobileformer.engine import overrides
+from mmdet_mobileformer.engine.acceleration import fuse_detector
+from mmdet_mobileformer.engine.checkpoint import check_checkpoint, checkpoint_classes
+from mmdet_mobileformer.engine.cli import load_config
+from mmdet_mobileformer.engine.errors import UserError, run_tool
+from mmdet_mobileformer.export import OnnxDetector, compare, describe, export_detector
+
+# Largest differences that pass, boxes in pixels and scores.
+TOLERANCES = {'fp32': (0.1, 1e-3), 'fp16': (5.0, 0.05)}
+NUM_PICTURES = 6
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Export a detector with its post-processing to ONNX, then compare the file '
+        'with PyTorch on images of several sizes and on a padded batch'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('out', metavar='OUT.onnx', help='file to write')
+    parser.add_argument('--fp16', action='store_true', help='store the weights in 16 bits')
+    parser.add_argument('--fuse', action='store_true', help='fold the norms into the convolutions')
+    parser.add_argument(
+        '--images',
+        nargs='+',
+        metavar='IMAGE',
+        help="images to compare on; default: the first ones of the config's test set",
+    )
+    parser.add_argument(
+        '--tolerance',
+        nargs=2,
+        type=float,
+        metavar=('PIXELS', 'SCORE'),
+        help='largest difference of boxes and scores; default 0.1 0.001, with --fp16 5 0.05',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read a checkpoint that holds more than data, which can run code: own old files only',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that replace those of the config, as key=value',
+    )
+    return parser.parse_args()
+
+
+def pictures(cfg: Config, files: list[str] | None) -> list[np.ndarray]:
+    """Images (H, W, 3) uint8 BGR to compare on."""
+    found = []
+    for file in files or _test_images(cfg):
+        picture = cv2.imread(file)
+        if picture is None:
+            raise UserError(f'the image {file} cannot be read; name others by --images.')
+        found.append(picture)
+    return found
+
+
+def _test_images(cfg: Config) -> Iterator[str]:
+    try:
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    except FileNotFoundError as error:
+        raise UserError(
+            f'the test set of {cfg.filename} is not there ({error.filename}); name images to '
+            'compare on by --images.'
+        ) from None
+    for index in range(min(NUM_PICTURES, len(dataset))):
+        yield dataset.get_data_info(index)['img_path']
+
+
+def _config_classes(cfg: Config) -> tuple[str, ...]:
+    """Class names where the checkpoint does not say them."""
+    dataset = cfg.test_dataloader.dataset
+    metainfo = dataset.get('metainfo') or DATASETS.get(dataset.type).METAINFO
+    return tuple(metainfo['classes'])
+
+
+def main() -> None:
+    """Export and check."""
+    args = parse_args()
+    if not args.out.endswith('.onnx'):
+        raise UserError(f'{args.out} must end in .onnx.')
+    cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
+    classes = checkpoint_classes(args.checkpoint, args.trust_checkpoint)
+    if classes:
+        overrides.set_classes(cfg, classes)
+    compared_on = pictures(cfg, args.images)
+
+    detector = MODELS.build(cfg.model)
+    load_checkpoint(detector, args.checkpoint, map_location='cpu', strict=True)
+    detector.eval().requires_grad_(False)
+    if args.fuse:
+        fuse_detector(detector)
+    export_detector(detector, args.out, describe(cfg, classes or _config_classes(cfg)), args.fp16)
+    print(f'wrote {args.out}')
+
+    precision = 'fp16' if args.fp16 else 'fp32'
+    box, score = args.tolerance or TOLERANCES[precision]
+    exported = OnnxDetector(args.out, cfg.model.data_preprocessor)
+    with torch.no_grad():
+        found = compare(detector, exported, compared_on, score)
+    print(
+        f'largest differences from PyTorch over {found.compared} detections: boxes {found.box:.2g} '
+        f'pixels, scores {found.score:.2g}; {found.missing} detections on one side only'
+    )
+    if not found.compared:
+        raise UserError(
+            f'{args.checkpoint} detects nothing in the images, so nothing was compared; name '
+            'images with objects by --images.'
+        )
+    if not found.within(box, score):
+        raise UserError(
+            f'{args.out} exceeds the tolerance of {box:g} pixels and {score:g} in score, or '
+            'detects something else; do not use it, or raise --tolerance.'
+        )
+
+
+if __name__ == '__main__':
+    run_tool(main)

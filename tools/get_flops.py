@@ -1,0 +1,52 @@
+"""Print parameters and MACs of a detector: ``python tools/get_flops.py CONFIG``."""
+
+import argparse
+
+from mmdet.registry import MODELS
+from mmengine.config import DictAction
+
+from mmdet_mobileformer.engine.cli import load_config
+from mmdet_mobileformer.engine.complexity import count_cost
+from mmdet_mobileformer.engine.errors import UserError, run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Print parameters and multiply-accumulates (MACs) of backbone, neck, head and '
+        'total for one image; the products inside attention count.'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        default=(800, 1344),
+        help='pixels of the padded image; default 800 1344, which 800x1333 is padded to',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that replace those of the config, as key=value',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Count and print."""
+    args = parse_args()
+    height, width = args.shape
+    if min(height, width) < 32:
+        raise UserError(f'--shape {height} {width} is too small; give at least 32 pixels a side.')
+    detector = MODELS.build(load_config(args).model)
+    costs = count_cost(detector, height, width)
+    print(f'{type(detector).__name__} at {height}x{width}')
+    print(f'{"":10}{"params (M)":>12}{"MACs (G)":>12}')
+    for part, cost in costs.items():
+        print(f'{part:10}{cost.params / 1e6:12.3f}{cost.macs / 1e9:12.3f}')
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,90 @@
+"""Evaluate a detector: ``python tools/test.py CONFIG CHECKPOINT``; see ``--help``."""
+
+import argparse
+
+from mmdet.evaluation import DumpDetResults
+
+from mmdet_mobileformer.engine import overrides
+from mmdet_mobileformer.engine.acceleration import AccelerationHook
+from mmdet_mobileformer.engine.checkpoint import check_checkpoint, checkpoint_classes
+from mmdet_mobileformer.engine.cli import add_common_arguments, build_runner, load_run_config
+from mmdet_mobileformer.engine.data_check import run_data_check
+from mmdet_mobileformer.engine.distributed import init_distributed, on_main_process
+from mmdet_mobileformer.engine.errors import UserError, run_tool
+from mmdet_mobileformer.engine.eval_overrides import set_test_time_augmentation, set_visualization
+from mmdet_mobileformer.engine.hardening import harden_loading
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Evaluate a detector')
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'checkpoint', help='checkpoint file, or FILE.onnx that tools/export_onnx.py wrote'
+    )
+    add_common_arguments(parser)
+    parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to this file')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument(
+        '--show-dir',
+        help='write pictures of predictions beside ground truth to this folder, inside '
+        '<work-dir>/<time> unless absolute',
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds that --show waits at each picture'
+    )
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--fuse', action='store_true', help='fold the norms into the convolutions, which is faster'
+    )
+    parser.add_argument(
+        '--compile', action='store_true', help='compile the detector, which takes a minute or more'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Evaluate as the command line says."""
+    args = parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {args.out} must end in .pkl or .pickle.')
+    cfg = load_run_config(args)
+    check_checkpoint(args.checkpoint)
+    exported = args.checkpoint.endswith('.onnx')
+    if exported and (args.fuse or args.compile or args.tta):
+        raise UserError(f'--fuse, --compile and --tta need a checkpoint, not {args.checkpoint}.')
+    if args.classes:
+        # The file knows what its head was sized for; the data may hold more.
+        classes = _classes_of(args.checkpoint, args.trust_checkpoint)
+        overrides.set_classes(cfg, classes or overrides.annotated_classes(cfg))
+    if exported:
+        from mmdet_mobileformer.export import use_onnx_file  # needs ONNX Runtime
+
+        use_onnx_file(cfg, args.checkpoint)
+    else:
+        cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        set_visualization(cfg, args.show, args.show_dir, args.wait_time)
+    if args.tta:
+        set_test_time_augmentation(cfg)
+    harden_loading(cfg)
+    init_distributed(cfg, args.launcher)
+    on_main_process(run_data_check, cfg, ('test',))
+    runner = build_runner(cfg)
+    if args.fuse or args.compile:
+        runner.register_hook(AccelerationHook(args.compile, args.fuse))
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+
+
+def _classes_of(path: str, trust: bool) -> tuple[str, ...] | None:
+    if not path.endswith('.onnx'):
+        return checkpoint_classes(path, trust)
+    from mmdet_mobileformer.export import onnx_classes  # needs ONNX Runtime
+
+    return onnx_classes(path)
+
+
+if __name__ == '__main__':
+    run_tool(main)

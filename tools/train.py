@@ -1,0 +1,93 @@
+"""Train a detector: ``python tools/train.py CONFIG``; see ``--help`` for the options."""
+
+import argparse
+
+from mmdet_mobileformer.engine import overrides
+from mmdet_mobileformer.engine.acceleration import AccelerationHook
+from mmdet_mobileformer.engine.cli import add_common_arguments, build_runner, load_run_config
+from mmdet_mobileformer.engine.data_check import run_data_check
+from mmdet_mobileformer.engine.distributed import init_distributed, on_main_process
+from mmdet_mobileformer.engine.errors import run_tool
+from mmdet_mobileformer.engine.hardening import harden_loading, harden_training, set_ema
+from mmdet_mobileformer.engine.pretrained import check_pretrained
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Train a detector')
+    parser.add_argument('config', help='config file')
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--from-scratch',
+        action='store_true',
+        help='start from random weights: no pretrained file, normalisation statistics learn',
+    )
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='auto',
+        choices=['auto', 'fp16', 'bf16'],
+        help='automatic mixed precision; alone: fp16 on a GPU, bf16 on the CPU',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from this checkpoint; alone: the newest whole one of the work directory',
+    )
+    parser.add_argument(
+        '--ema',
+        nargs='?',
+        type=float,
+        const=0.0002,
+        metavar='MOMENTUM',
+        help='average the weights over the training, evaluate and save the average; default 0.0002',
+    )
+    parser.add_argument(
+        '--skip-bad-images',
+        action='store_true',
+        help='pass over images that cannot be read and list them at the end, instead of stopping',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate from the config's base batch size to the real one",
+    )
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='compile the detector, which takes minutes and pays in long runs',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train as the command line says."""
+    args = parse_args()
+    cfg = load_run_config(args)
+    if args.classes:
+        overrides.set_classes(cfg, overrides.annotated_classes(cfg))
+    if args.from_scratch:
+        overrides.train_from_scratch(cfg)
+    if args.amp:
+        overrides.set_amp(cfg, args.amp)
+    if args.auto_scale_lr:
+        overrides.set_auto_scale_lr(cfg)
+    if args.ema is not None:
+        set_ema(cfg, args.ema)
+    if args.resume:
+        overrides.set_resume(cfg, args.resume, args.trust_checkpoint)
+    harden_training(cfg)
+    harden_loading(cfg, args.skip_bad_images)
+    check_pretrained(cfg)
+    init_distributed(cfg, args.launcher)
+    on_main_process(run_data_check, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
+    runner = build_runner(cfg)
+    if args.compile:
+        runner.register_hook(AccelerationHook(compile_model=True))
+    runner.train()
+
+
+if __name__ == '__main__':
+    run_tool(main)
