@@ -1,8 +1,9 @@
 # Every target builds the environment it needs first, and only when its requirements have changed.
-# PYTHON=/path/to/python3.11 names another interpreter, PYTEST_ARGS goes to pytest.
+# PYTHON=/path/to/python3.11 names another interpreter, PYTEST_ARGS goes to pytest (-n 0: one process).
 
 PYTHON ?= python3.11
 PYTEST_ARGS ?=
+PYTEST := -m pytest -n auto --dist loadfile
 
 CONFIG := configs/retinanet_mf26m_shapes.py
 WORK_DIR := work_dirs/retinanet_mf26m_shapes
@@ -20,10 +21,10 @@ env-imagenet: ## build .venv-imagenet: with mmpretrain and torchvision (several 
 	@$(call make_env,imagenet)
 
 test: env ## run the tests
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 test-official: env-official ## run the tests with the official family of mmdet distributions
-	.venv-official/bin/python -m pytest $(PYTEST_ARGS)
+	.venv-official/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 test-imagenet: env-imagenet ## run the tests of ImageNet training
 	.venv-imagenet/bin/python -m pytest tests/imagenet $(PYTEST_ARGS)

@@ -21,7 +21,7 @@ from tiny_detector import plain_text, retinanet, run_config
 
 from mmdet_mobileformer.engine import FiniteOptimWrapper, LoadWholeImage, PackAnyDetInputs, errors
 from mmdet_mobileformer.engine.bad_images import truncation
-from mmdet_mobileformer.engine.errors import LocalError
+from mmdet_mobileformer.engine.errors import LocalError, UserError
 from mmdet_mobileformer.engine.finite import NonFiniteError
 from mmdet_mobileformer.engine.hardening import harden_loading, harden_training
 
@@ -224,6 +224,37 @@ def test_non_finite_loss_or_cost_names_iteration_images_and_component(data, tmp_
     saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']
     assert all(torch.isfinite(value).all() for value in saved.values())
     assert not (tmp_path / 'epoch_3.pth').exists()
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'e2e'])
+def test_bfloat16_trains_to_nearly_the_same_weights(data, tmp_path, kind):
+    model = copy.deepcopy(MODEL) if kind == 'e2e' else retinanet(norm_eval=True)
+    model['backbone']['norm_eval'] = True
+    ends = {}
+    for name in ('FiniteOptimWrapper', 'BFloat16OptimWrapper'):
+        changes = {'optim_wrapper.type': name, 'optim_wrapper.optimizer.type': 'SGD'}
+        runner = train(data, tmp_path / name, model, **changes)
+        ends[name] = torch.cat([p.detach().flatten() for p in runner.model.parameters()])
+    torch.manual_seed(3)
+    exact, rounded = ends.values()
+    assert torch.isfinite(rounded).all() and not torch.equal(exact, rounded)
+    start = Runner.from_cfg(Config(run_config(data, tmp_path / 'start', 1, model=model))).model
+    moved = exact - torch.cat([p.detach().flatten() for p in start.parameters()])
+    assert (rounded - exact).norm() < 0.1 * moved.norm()
+
+
+def test_activation_checkpointing_changes_no_number(data, tmp_path):
+    model = retinanet(drop_path_rate=0.2)  # its statistics learn
+    states = [
+        train(
+            data, tmp_path / str(len(modules)), model, activation_checkpointing=modules
+        ).model.state_dict()
+        for modules in ([], ['backbone.blocks.2', 'backbone.blocks.5', 'neck'])
+    ]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    with pytest.raises(UserError, match=r"activation_checkpointing names 'backbone\.nothing'"):
+        train(data, tmp_path / 'wrong', model, activation_checkpointing=['backbone.nothing'])
 
 
 def test_non_finite_gradient_stops_before_the_step():

@@ -10,15 +10,21 @@ import onnx
 import pytest
 import torch
 from coco_folder import CLASSES, write_annotations
-from e2e_model import build_detector, draw_batch
+from e2e_model import MODEL, build_detector, draw_batch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from test_tools import ROOT, start
 from tiny_detector import retinanet, run_config
 
+from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export import (
     Difference,
     OnnxDetector,
+    compare,
+    describe,
+    detection_graph,
+    export_detector,
+    quantize_file,
 )
 from mmdet_mobileformer.export.nms import nms_keep
 
@@ -171,6 +177,85 @@ def test_the_documented_script_detects(run):
             float(wanted_score), abs=2e-3
         )
         assert np.allclose([float(v) for v in box], wanted_box, atol=0.2)
+
+
+@pytest.fixture(scope='module')
+def end_to_end(tmp_path_factory):
+    """The end-to-end detector, trained for a moment, and its file."""
+    path = tmp_path_factory.mktemp('end_to_end') / 'model.onnx'
+    torch.manual_seed(0)
+    detector = train_a_moment(small_end_to_end(), 30)
+    cfg = Config(dict(model=MODEL))
+    export_detector(detector, path, describe(cfg, CLASSES))
+    return detector, path
+
+
+def test_the_end_to_end_detector_is_exported_too(end_to_end):
+    detector, path = end_to_end
+    exported = OnnxDetector(str(path), MODEL['data_preprocessor'])
+    found = compare(detector, exported, pictures(), 1e-3, BATCHES)
+    assert found.compared == 12 * sum(map(len, BATCHES))  # all queries, whatever their score
+    assert found.within(0.1, 1e-3), found
+
+
+def test_half_weights_are_smaller_and_detect_nearly_the_same(end_to_end, tmp_path):
+    detector, path = end_to_end
+    half = tmp_path / 'half.onnx'
+    export_detector(detector, half, describe(Config(dict(model=MODEL)), CLASSES), True)
+    assert half.stat().st_size < path.stat().st_size
+    exported = OnnxDetector(str(half), MODEL['data_preprocessor'])
+    assert exported.metadata['weights'] == 'fp16'
+    found = compare(detector, exported, pictures(), 0.05, BATCHES)
+    assert found.compared and found.within(5.0, 0.05), found
+
+
+def test_quantised_file_computes_convolutions_in_8_bits(end_to_end, tmp_path):
+    _, path = end_to_end
+    generator = np.random.default_rng(0)
+
+    def feeds(count):
+        for _ in range(count):
+            yield dict(
+                image=generator.standard_normal((1, 3, 64, 96), np.float32),
+                image_size=np.array([[64, 96]]),
+                original_size=np.array([[128, 192]]),
+            )
+
+    out = tmp_path / 'model.int8.onnx'
+    convolutions = sum(node.op_type == 'Conv' for node in onnx.load(path).graph.node)
+    assert quantize_file(path, out, feeds(3), 'conv') == convolutions
+    exported = OnnxDetector(str(out), MODEL['data_preprocessor'])
+    assert exported.metadata['weights'] == 'int8' and exported.classes == CLASSES
+    result = exported.test_step(draw_batch([(64, 96)]))[0].pred_instances
+    assert torch.isfinite(result.bboxes).all() and torch.isfinite(result.scores).all()
+    with pytest.raises(UserError, match='no calibration image'):
+        quantize_file(path, out, feeds(0), 'conv')
+
+
+def test_other_detectors_and_files_are_refused(run, tmp_path):
+    _, detector, _ = run
+    with pytest.raises(UserError, match='FasterRCNN'):
+        detection_graph(type('FasterRCNN', (torch.nn.Module,), {})())
+    soft = copy.deepcopy(detector)
+    soft.bbox_head.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
+    with pytest.raises(UserError, match='soft_nms'):
+        detection_graph(soft)
+    with pytest.raises(UserError, match=r'nowhere\.onnx does not exist'):
+        OnnxDetector(str(tmp_path / 'nowhere.onnx'))
+    (tmp_path / 'broken.onnx').write_bytes(b'no model')
+    with pytest.raises(UserError, match=r'broken\.onnx cannot be opened'):
+        OnnxDetector(str(tmp_path / 'broken.onnx'))
+    identity = onnx.helper.make_graph(
+        [onnx.helper.make_node('Identity', ['x'], ['y'])],
+        'other',
+        *([onnx.helper.make_tensor_value_info(name, 1, [1])] for name in 'xy'),
+    )
+    other = onnx.helper.make_model(
+        identity, opset_imports=[onnx.helper.make_opsetid('', 18)], ir_version=10
+    )
+    onnx.save(other, tmp_path / 'other.onnx')
+    with pytest.raises(UserError, match="inputs \\['x'\\]"):
+        OnnxDetector(str(tmp_path / 'other.onnx'))
 
 
 def detector_preprocessor():

@@ -132,8 +132,8 @@ def _refusal(path: str, reason: str) -> str:
     if wanted is not None:
         return (
             f'the checkpoint {path} asks for {wanted[1]}, which is code and not data, so it was '
-            'refused and nothing of it was run; take another file, or save its weights alone where '
-            'you trust it.'
+            'refused and nothing of it was run; take another file, or, if this one is your own, '
+            'give train.py, test.py or export_onnx.py --trust-checkpoint.'
         )
     reason = re.sub(r'(?s).*WeightsUnpickler error:|Check the documentation.*', '', reason).strip()
     return (

@@ -5,6 +5,7 @@ live in its modules: `overrides` (flags to config), `hardening` (what every conf
 `data_check`, `pretrained`, `resume`, `safe_loading`, `distributed`, `complexity`.
 """
 
+from mmdet_mobileformer.engine.acceleration import AccelerationHook, RecomputeHook
 from mmdet_mobileformer.engine.bad_images import (
     BadImageReportHook,
     LoadWholeImage,
@@ -27,6 +28,7 @@ from mmdet_mobileformer.engine.termination import TerminationHook
 from mmdet_mobileformer.engine.train_loop import ResumableBatchSampler, ResumableTrainLoop
 
 __all__ = [
+    'AccelerationHook',
     'BFloat16OptimWrapper',
     'BadImageReportHook',
     'CPUDistributedDataParallel',
@@ -41,6 +43,7 @@ __all__ = [
     'LoadWholeImage',
     'MemoryLogProcessor',
     'PackAnyDetInputs',
+    'RecomputeHook',
     'ResumableBatchSampler',
     'ResumableTrainLoop',
     'TerminationHook',

@@ -1,7 +1,9 @@
-"""Faster running of an unchanged model: compilation and folded norms."""
+"""Faster or leaner running of an unchanged model: compilation, folded norms, recomputation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -10,6 +12,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
+
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.models.recompute import recomputed
 
 PARTS = ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head')
 
@@ -46,6 +51,50 @@ class AccelerationHook(Hook):
             fuse_detector(detector)
         if self.compile_model:
             compile_detector(detector)
+
+
+@HOOKS.register_module()
+class RecomputeHook(Hook):
+    """Recomputes modules in backward, as the config key ``activation_checkpointing`` asks for.
+
+    mmengine's own form of it lets a module run twice as it is, which moves the running statistics
+    of BatchNorm twice; here no number changes.
+
+    Args:
+        modules: Their names in the detector.
+    """
+
+    def __init__(self, modules: Sequence[str] | str) -> None:
+        self.modules = [modules] if isinstance(modules, str) else list(modules)
+
+    def before_train(self, runner: Runner) -> None:
+        """Wrap the modules' forward methods.
+
+        Raises:
+            UserError: If the detector has no such module.
+        """
+        detector = unwrap(runner.model)
+        for name in self.modules:
+            try:
+                module = detector.get_submodule(name)
+            except AttributeError:
+                raise UserError(
+                    f'activation_checkpointing names {name!r}, which a {type(detector).__name__} '
+                    'does not have; name a module of it, as in backbone.blocks.3.'
+                ) from None
+            module.forward = _recomputing(module)
+
+
+def _recomputing(module: nn.Module) -> Any:  # noqa: ANN401 (a forward method like the module's own)
+    forward = module.forward
+
+    @wraps(forward)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (the module's own)
+        if module.training and torch.is_grad_enabled():
+            return recomputed(module, forward, *args, **kwargs)
+        return forward(*args, **kwargs)
+
+    return wrapper
 
 
 def compile_detector(detector: nn.Module, **options: Any) -> None:  # noqa: ANN401 (torch.compile's own)

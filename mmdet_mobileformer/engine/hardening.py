@@ -11,6 +11,7 @@ EpochBasedTrainLoop, its batch samplers     ResumableTrainLoop, ResumableBatchSa
 OptimWrapper, AmpOptimWrapper               FiniteOptimWrapper, FiniteAmpOptimWrapper
 HungarianAssigner                           FiniteHungarianAssigner
 LoadImageFromFile, PackDetInputs            LoadWholeImage, PackAnyDetInputs
+activation_checkpointing                    RecomputeHook
 (nothing)                                   FiniteLossHook, CheckpointFitHook
 ==========================================  ========================================
 
@@ -52,6 +53,9 @@ def harden_training(cfg: Config) -> None:
         if _names(node, 'HungarianAssigner'):
             node['type'] = 'FiniteHungarianAssigner'
     _add_hook(cfg, 'FiniteLossHook')
+    modules = cfg.pop('activation_checkpointing', None)
+    if modules:
+        _add_hook(cfg, 'RecomputeHook', modules=modules)
 
 
 def harden_loading(cfg: Config, skip_bad_images: bool = False) -> None:

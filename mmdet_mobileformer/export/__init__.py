@@ -5,10 +5,13 @@ It needs onnx, onnxscript and onnxruntime, which nothing else here does: import 
 
 from mmdet_mobileformer.export.check import Difference, compare
 from mmdet_mobileformer.export.detections import detection_graph
-from mmdet_mobileformer.export.onnx_file import describe, export_detector
+from mmdet_mobileformer.export.onnx_file import INPUTS, describe, export_detector
+from mmdet_mobileformer.export.quantize import OPERATORS, quantize_file
 from mmdet_mobileformer.export.runtime import OnnxDetector, onnx_classes, use_onnx_file
 
 __all__ = [
+    'INPUTS',
+    'OPERATORS',
     'Difference',
     'OnnxDetector',
     'compare',
@@ -16,5 +19,6 @@ __all__ = [
     'detection_graph',
     'export_detector',
     'onnx_classes',
+    'quantize_file',
     'use_onnx_file',
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from mmdet_mobileformer.checkpoints.pretrained import load_pretrained
 from mmdet_mobileformer.models.arch import LITE, ArchSpec
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES, MobileFormerBlock
 from mmdet_mobileformer.models.mobile import LiteBottleneck, conv_norm
+from mmdet_mobileformer.models.recompute import recomputed
 
 
 @MODELS.register_module()
@@ -200,9 +199,7 @@ class MobileFormer(BaseModule):
     def _run(self, block: nn.Module, *args: Tensor | None) -> Any:  # noqa: ANN401 (what block returns)
         if not (self.with_cp and self.training and torch.is_grad_enabled()):
             return block(*args)
-        return checkpoint(
-            block, *args, use_reentrant=False, context_fn=lambda: _recompute_contexts(block)
-        )
+        return recomputed(block, block, *args)
 
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
@@ -260,22 +257,3 @@ def _check_choices(
         raise ValueError(f'out_indices must ascend and name a level at least, not {out_indices}')
     if not -1 <= frozen_stages <= max(levels) + 1:
         raise ValueError(f'frozen_stages must be -1 to {max(levels) + 1}, not {frozen_stages}')
-
-
-def _recompute_contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts of a block's first and second run: the second must not move running statistics."""
-    return nullcontext(), _fixed_running_statistics(block)
-
-
-@contextmanager
-def _fixed_running_statistics(block: nn.Module) -> Iterator[None]:
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked.sub_(1)

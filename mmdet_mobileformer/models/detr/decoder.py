@@ -12,13 +12,13 @@ from mmcv.cnn import DepthwiseSeparableConvModule
 from mmdet.models.layers import SinePositionalEncoding
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmdet_mobileformer.models.backbone import resize_mask
 from mmdet_mobileformer.models.detr.block import MOBILE_KINDS, HeadBlock
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.mobile import hide_padding
 from mmdet_mobileformer.models.norm import LayerNorm2d
+from mmdet_mobileformer.models.recompute import recomputed
 
 UPSAMPLINGS = ('bilinear', 'nearest', None)
 
@@ -236,7 +236,7 @@ class MobileFormerDecoder(BaseModule):
             for block in blocks:
                 args = (current, queries, feature_pos, query_pos, mask)
                 if self.with_cp and self.training and torch.is_grad_enabled():
-                    args = checkpoint(block, *args, use_reentrant=False)
+                    args = recomputed(block, block, *args)
                 else:
                     args = block(*args)
                 current, queries, query_pos = args

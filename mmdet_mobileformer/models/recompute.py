@@ -1,0 +1,46 @@
+"""Recomputing modules in backward instead of keeping their activations; no number changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recomputed(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Call ``forward`` of a module, and again in backward.
+
+    PyTorch restores the random state for the second run; the running statistics of BatchNorm, which
+    it would move a second time, are kept as they are (our decision).
+
+    Args:
+        module: Whose BatchNorms are meant.
+        forward: The module or its method.
+        *args: For ``forward``.
+        **kwargs: For ``forward``.
+    """
+    return checkpoint(
+        forward,
+        *args,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _fixed_running_statistics(module)),
+        **kwargs,
+    )
+
+
+@contextmanager
+def _fixed_running_statistics(module: nn.Module) -> Iterator[None]:
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.sub_(1)

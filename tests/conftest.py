@@ -1,0 +1,5 @@
+"""Each test process computes with one thread: models are tiny, and several processes run at once."""
+
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when torch is imported, here and in children

@@ -1,0 +1,116 @@
+"""Whole graphs that serve images of any size, and numbers that compiling does not change."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from coco_folder import write_coco_folder
+from e2e_model import MODEL, draw_batch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from test_tools import ROOT, start
+from tiny_detector import BACKBONE, retinanet, run_config
+
+from mmdet_mobileformer.engine.acceleration import compile_detector
+
+SIZES = [(64, 96), (96, 64), (128, 128), (75, 129), (160, 101)]
+E2E_BACKBONE = dict(MODEL['backbone'])
+KINDS = {
+    'token': dict(BACKBONE, dynamic_relu='token'),
+    'spatial': dict(BACKBONE, dynamic_relu='spatial'),
+    'retinanet': retinanet(),
+    'e2e': dict(MODEL),
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+    torch.compiler.set_stance('default')
+
+
+def build(kind, training):
+    torch.manual_seed(0)
+    model = MODELS.build(copy.deepcopy(KINDS[kind]))
+    model.train(training)
+    for module in model.modules():  # two runs are compared, and only one may move the statistics
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
+
+
+def tensors(outputs):
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    return [tensor for item in outputs if item is not None for tensor in tensors(item)]
+
+
+def outputs_and_gradients(model, run, images, training):
+    if not training:
+        with torch.no_grad():
+            return tensors(run(images)), []
+    outputs = tensors(run(images))
+    model.zero_grad()
+    sum(output.square().mean() for output in outputs).backward()
+    return [o.detach() for o in outputs], [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['inference', 'training'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_one_whole_graph_serves_every_size(kind, training):
+    model = build(kind, training)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
+    for index, size in enumerate(SIZES):
+        if index == 1:
+            torch.compiler.set_stance('fail_on_recompile')
+        images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(index))
+        found = outputs_and_gradients(model, compiled, images, training)
+        wanted = outputs_and_gradients(model, model, images, training)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_padded_batches_of_any_size_share_their_graphs():
+    detector = build('e2e', True)
+    compiled = copy.deepcopy(detector)
+    compile_detector(compiled, backend='aot_eager', fullgraph=True)
+    for index, size in enumerate(SIZES):
+        if index == 2:
+            torch.compiler.set_stance('fail_on_recompile')
+        batch = draw_batch([size, (32, 48)], 2, seed=index)
+        losses = [
+            model(**model.data_preprocessor(copy.deepcopy(batch), True), mode='loss')
+            for model in (detector, compiled)
+        ]
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+
+
+def test_recomputing_blocks_compiles():
+    model = MODELS.build(dict(BACKBONE, with_cp=True)).train()
+    compiled = torch.compile(model, dynamic=True, backend='aot_eager')
+    images = torch.randn(2, 3, 64, 96)
+    sum(output.mean() for output in compiled(images)).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_the_tools_train_and_test_compiled(tmp_path):
+    data = write_coco_folder(tmp_path / 'coco')
+    settings = run_config(data, tmp_path / 'run', 1, model=retinanet())
+    for part in ('dataloader', 'evaluator', 'cfg'):
+        settings[f'test_{part}'] = copy.deepcopy(settings[f'val_{part}'])
+    settings['test_cfg']['type'] = 'TestLoop'
+    settings['log_level'] = 'INFO'
+    Config(settings).dump(tmp_path / 'config.py')
+    for tool, *args in (
+        ('train', '--compile'),
+        ('test', tmp_path / 'run' / 'epoch_1.pth', '--compile', '--fuse'),
+    ):
+        done = start(
+            [sys.executable, ROOT / 'tools' / f'{tool}.py', tmp_path / 'config.py', *args], tmp_path
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert 'coco/bbox_mAP' in done.stdout + done.stderr
+    state = torch.load(tmp_path / 'run' / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert not any('_orig_mod' in name for name in state)  # usable without --compile
