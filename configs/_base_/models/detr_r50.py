@@ -1,14 +1,8 @@
 # DETR with ResNet-50 (Carion et al., ECCV 2020), the baseline of the paper's tables 9 and 10.
+_base_ = './detr_common.py'
+
 model = dict(
     type='DETR',
-    num_queries=100,
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
     backbone=dict(
         type='ResNet',
         depth=50,
@@ -58,30 +52,4 @@ model = dict(
         ),
     ),
     positional_encoding=dict(num_feats=128, normalize=True),
-    bbox_head=dict(
-        type='DETRHead',
-        sync_cls_avg_factor=True,
-        num_classes=80,
-        embed_dims=256,
-        loss_cls=dict(
-            type='CrossEntropyLoss',
-            bg_cls_weight=0.1,
-            use_sigmoid=False,
-            loss_weight=1.0,
-            class_weight=1.0,
-        ),
-        loss_bbox=dict(type='L1Loss', loss_weight=5.0),
-        loss_iou=dict(type='GIoULoss', loss_weight=2.0),
-    ),
-    train_cfg=dict(
-        assigner=dict(
-            type='HungarianAssigner',
-            match_costs=[
-                dict(type='ClassificationCost', weight=1.0),
-                dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
-                dict(type='IoUCost', iou_mode='giou', weight=2.0),
-            ],
-        )
-    ),
-    test_cfg=dict(max_per_img=100),
 )
