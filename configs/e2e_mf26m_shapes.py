@@ -16,7 +16,7 @@ model = dict(
         arch='26m',
         out_indices=(2, 3),
         frozen_stages=2,
-        init_cfg=dict(checkpoint='work_dirs/retinanet_mf26m_shapes/epoch_8.pth'),
+        init_cfg=dict(checkpoint='work_dirs/retinanet_mf26m_shapes/epoch_9.pth'),
     ),
     neck=dict(in_channels=[24, 64], out_channels=128),
     decoder=dict(
@@ -31,4 +31,5 @@ model = dict(
     test_cfg=dict(max_per_img=25),
 )
 
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=5, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=20, max_keep_ckpts=1))
+randomness = dict(seed=0)

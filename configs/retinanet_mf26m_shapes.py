@@ -30,8 +30,8 @@ model = dict(
 
 train_dataloader = dict(batch_size=4)
 
-max_epochs = 8
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+max_epochs = 9
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
@@ -44,5 +44,5 @@ param_scheduler = [
     ),
 ]
 auto_scale_lr = dict(base_batch_size=4)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=2, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=3, max_keep_ckpts=1))
 randomness = dict(seed=0)

@@ -1,4 +1,4 @@
-"""Each test process computes with one thread: models are tiny, and several processes run at once."""
+"""Each test process computes with one thread: the models are tiny, and several run at once."""
 
 import os
 

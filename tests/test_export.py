@@ -12,7 +12,7 @@ import torch
 from coco_folder import CLASSES, write_annotations
 from e2e_model import MODEL, build_detector, draw_batch
 from mmdet.registry import MODELS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from test_tools import ROOT, start
 from tiny_detector import retinanet, run_config
 
@@ -27,6 +27,7 @@ from mmdet_mobileformer.export import (
     quantize_file,
 )
 from mmdet_mobileformer.export.nms import nms_keep
+from mmdet_mobileformer.export.onnx_file import halve_weights
 
 BATCHES = (((64, 96),), ((101, 65),), ((96, 160), (80, 160), (96, 100)))
 # Two scales, each with a block that refines its features.
@@ -201,10 +202,11 @@ def test_the_end_to_end_detector_is_exported_too(end_to_end):
 def test_half_weights_are_smaller_and_detect_nearly_the_same(end_to_end, tmp_path):
     detector, path = end_to_end
     half = tmp_path / 'half.onnx'
-    export_detector(detector, half, describe(Config(dict(model=MODEL)), CLASSES), True)
+    model = onnx.load(path)
+    halve_weights(model)
+    onnx.save(model, half)
     assert half.stat().st_size < path.stat().st_size
     exported = OnnxDetector(str(half), MODEL['data_preprocessor'])
-    assert exported.metadata['weights'] == 'fp16'
     found = compare(detector, exported, pictures(), 0.05, BATCHES)
     assert found.compared and found.within(5.0, 0.05), found
 
@@ -237,7 +239,8 @@ def test_other_detectors_and_files_are_refused(run, tmp_path):
     with pytest.raises(UserError, match='FasterRCNN'):
         detection_graph(type('FasterRCNN', (torch.nn.Module,), {})())
     soft = copy.deepcopy(detector)
-    soft.bbox_head.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
+    nms = dict(type='soft_nms', iou_threshold=0.5)
+    soft.bbox_head.test_cfg = ConfigDict(soft.bbox_head.test_cfg, nms=nms)
     with pytest.raises(UserError, match='soft_nms'):
         detection_graph(soft)
     with pytest.raises(UserError, match=r'nowhere\.onnx does not exist'):

@@ -169,7 +169,8 @@ def test_finetuning_keeps_all_but_the_class_layers(config, weights, tmp_path):
     torch.save(dict(state_dict=for_twice_the_classes(weights)), tmp_path / 'six.pth')
     options = [f'load_from={tmp_path / "six.pth"}', 'optim_wrapper.optimizer.lr=0.0']
     options += ['optim_wrapper.optimizer.weight_decay=0.0', 'model.backbone.norm_eval=True']
-    options += ['log_level=INFO']
+    # Two runs of one name in one second would share mmengine's logger, and its file.
+    options += ['log_level=INFO', 'experiment_name=finetuning']
     assert run_tool('train', config(), '--cfg-options', *options) == 0
     trained = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)['state_dict']
     assert trained.keys() == weights.keys()

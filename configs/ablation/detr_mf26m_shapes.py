@@ -28,7 +28,7 @@ model = dict(
         norm_eval=True,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/retinanet_mf26m_shapes/epoch_8.pth',
+            checkpoint='work_dirs/retinanet_mf26m_shapes/epoch_9.pth',
             prefix='backbone.',
         ),
     ),
@@ -42,4 +42,5 @@ model = dict(
     test_cfg=dict(max_per_img=25),
 )
 
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=5, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=20, max_keep_ckpts=1))
+randomness = dict(seed=0)

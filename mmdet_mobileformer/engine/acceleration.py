@@ -20,6 +20,8 @@ PARTS = ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head')
 
 # Training and evaluation, batches of one and of more, full and padded ones: each is a variant.
 RECOMPILE_LIMIT = 32
+# With channels-last strides inductor (torch 2.13) cannot compile a backward pass for free sizes.
+TRAINING_OPTIONS = dict(options=dict(layout_optimization=False))
 
 
 @HOOKS.register_module()
@@ -42,7 +44,7 @@ class AccelerationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Compile."""
         if self.compile_model:
-            compile_detector(unwrap(runner.model))
+            compile_detector(unwrap(runner.model), **TRAINING_OPTIONS)
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Fold, then compile."""

@@ -13,6 +13,7 @@ class LayerNorm2d(nn.LayerNorm):
 
     Norm of the end-to-end detector's head (our decision: BatchNorm would learn from two images a
     GPU, and GroupNorm's statistics would depend on how much padding an image got in its batch).
+    The result is contiguous, which the attention behind it and compilers for free sizes ask for.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -21,4 +22,4 @@ class LayerNorm2d(nn.LayerNorm):
         normed = F.layer_norm(
             channels_last, self.normalized_shape, self.weight, self.bias, self.eps
         )
-        return normed.permute(0, 3, 1, 2)
+        return normed.permute(0, 3, 1, 2).contiguous()

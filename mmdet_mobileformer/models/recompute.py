@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -15,7 +16,8 @@ def recomputed(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) 
     """Call ``forward`` of a module, and again in backward.
 
     PyTorch restores the random state for the second run; the running statistics of BatchNorm, which
-    it would move a second time, are kept as they are (our decision).
+    it would move a second time, are kept as they are (our decision). In a compiled graph the
+    compiler decides what to recompute.
 
     Args:
         module: Whose BatchNorms are meant.
@@ -23,6 +25,8 @@ def recomputed(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) 
         *args: For ``forward``.
         **kwargs: For ``forward``.
     """
+    if torch.compiler.is_compiling():
+        return forward(*args, **kwargs)
     return checkpoint(
         forward,
         *args,

@@ -8,6 +8,14 @@ train_pipeline = [
     dict(
         type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']
     ),
+    # Without it the 400 images are learned by heart: AP stays below 0.2 while the loss falls.
+    dict(
+        type='RandomAffine',
+        max_rotate_degree=0.0,
+        max_shear_degree=0.0,
+        max_translate_ratio=0.2,
+        scaling_ratio_range=(0.6, 1.4),
+    ),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

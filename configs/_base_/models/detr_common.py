@@ -1,5 +1,5 @@
-# What DETR and the end-to-end detector share: preprocessing, prediction, matching and losses (Carion
-# et al., ECCV 2020; paper, sec. 4).
+# What DETR and the end-to-end detector share: preprocessing, prediction, matching and losses
+# (Carion et al., ECCV 2020; paper, sec. 4).
 model = dict(
     num_queries=100,
     data_preprocessor=dict(

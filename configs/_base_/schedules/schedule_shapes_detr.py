@@ -1,7 +1,7 @@
 # A DETR-style head on the rendered shapes: short, with higher rates than the paper's, as suits a
 # small head.
-max_epochs = 40
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
+max_epochs = 200
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=20)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
