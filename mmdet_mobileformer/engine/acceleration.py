@@ -33,18 +33,23 @@ class AccelerationHook(Hook):
     Args:
         compile_model: Compile the detector's parts, see :func:`compile_detector`.
         fuse: Fold norms into convolutions, see :func:`fuse_detector`; for testing only.
+        backend: Of ``torch.compile``.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, compile_model: bool = False, fuse: bool = False) -> None:
+    def __init__(
+        self, compile_model: bool = False, fuse: bool = False, backend: str = 'inductor'
+    ) -> None:
         self.compile_model = compile_model
         self.fuse = fuse
+        self.backend = backend
 
     def before_train(self, runner: Runner) -> None:
         """Compile."""
         if self.compile_model:
-            compile_detector(unwrap(runner.model), **TRAINING_OPTIONS)
+            options = TRAINING_OPTIONS if self.backend == 'inductor' else {}
+            compile_detector(unwrap(runner.model), backend=self.backend, **options)
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Fold, then compile."""
@@ -52,7 +57,7 @@ class AccelerationHook(Hook):
         if self.fuse:
             fuse_detector(detector)
         if self.compile_model:
-            compile_detector(detector)
+            compile_detector(detector, backend=self.backend)
 
 
 @HOOKS.register_module()
