@@ -14,12 +14,18 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.models.block import MobileFormerBlock
+from mmdet_mobileformer.models.detr import HeadBlock, ScaleFusion
+from mmdet_mobileformer.models.mobile import LiteBottleneck
 from mmdet_mobileformer.models.recompute import recomputed
 
 PARTS = ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head')
 
-# Training and evaluation, batches of one and of more, full and padded ones: each is a variant.
-RECOMPILE_LIMIT = 32
+BLOCKS = (MobileFormerBlock, LiteBottleneck, HeadBlock, ScaleFusion)
+
+# Blocks of different widths share their code, and training and evaluation, batches of one and of
+# more, full and padded ones are variants of each.
+RECOMPILE_LIMIT = 128
 # With channels-last strides inductor (torch 2.13) cannot compile a backward pass for free sizes.
 TRAINING_OPTIONS = dict(options=dict(layout_optimization=False))
 
@@ -107,9 +113,10 @@ def _recomputing(module: nn.Module) -> Any:  # noqa: ANN401 (a forward method li
 def compile_detector(detector: nn.Module, **options: Any) -> None:  # noqa: ANN401 (torch.compile's own)
     """Compile the parts of a detector in place, for images of any size.
 
-    Our decision: backbone, neck, encoder, decoder and head are compiled, each as it is called;
-    losses, matching and suppression depend on values and stay as they are. Names of weights do not
-    change.
+    Our decision: backbone, neck, encoder, decoder and head are compiled, each as it is called, and
+    those that consist of Mobile-Former blocks block by block: with free sizes the whole backbone in
+    one graph takes many times longer to compile. Losses, matching and suppression depend on values
+    and stay as they are. Names of weights do not change.
 
     Args:
         detector: Any of mmdet's detectors.
@@ -119,7 +126,9 @@ def compile_detector(detector: nn.Module, **options: Any) -> None:  # noqa: ANN4
     for part in PARTS:
         module = getattr(detector, part, None)
         if isinstance(module, nn.Module):
-            module.compile(**{'dynamic': True, **options})
+            blocks = [child for child in module.modules() if isinstance(child, BLOCKS)]
+            for region in blocks or [module]:
+                region.compile(**{'dynamic': True, **options})
 
 
 def fuse_detector(detector: nn.Module) -> None:
