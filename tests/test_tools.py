@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,15 @@ def start(command, cwd, **env):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env}
     env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), env.get('PYTHONPATH')]))
     command = [str(word) for word in command]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=200)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM)  # torchrun then ends its processes
+            out, err = process.communicate()
+            err += '\nended after 200 s'
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def tool(name, *args, cwd):
@@ -152,7 +161,7 @@ for ((node = 0; node < nodes; node++)); do
     SLURM_NODEID=$node "$@" &
     pids="${pids:-} $!"
 done
-for pid in $pids; do wait "$pid" || exit; done
+for pid in $pids; do wait "$pid" || { kill $pids; exit 1; }; done
 """
 SCONTROL = '#!/usr/bin/env bash\necho 127.0.0.1\necho 127.0.0.2\n'
 
