@@ -138,14 +138,15 @@ def calibration_feeds(
         yield dict(zip(INPUTS, values, strict=True))
 
 
-def evaluate(cfg: Config, file: str) -> float:
-    """AP of an exported file on the config's test set."""
+def evaluate(cfg: Config, file: str, folder: str) -> float:
+    """AP of an exported file on the config's test set; logs go to a folder."""
     cfg = copy.deepcopy(cfg)
     use_onnx_file(cfg, file)
+    # Two runs of one name in one second would share mmengine's logger and visualiser.
+    cfg.experiment_name = os.path.basename(file)
+    cfg.work_dir = folder
     harden_loading(cfg)
-    with tempfile.TemporaryDirectory() as folder:
-        cfg.work_dir = folder
-        return build_runner(cfg).test()['coco/bbox_mAP']
+    return build_runner(cfg).test()['coco/bbox_mAP']
 
 
 def write_quantised(args: argparse.Namespace, cfg: Config, detector: BaseDetector) -> None:
@@ -153,7 +154,8 @@ def write_quantised(args: argparse.Namespace, cfg: Config, detector: BaseDetecto
     path = f'{args.out.removesuffix(".onnx")}.int8.onnx'
     feeds = calibration_feeds(cfg, detector, args.calibration_images)
     count = quantize_file(args.out, path, feeds, args.int8)
-    before, after = evaluate(cfg, args.out), evaluate(cfg, path)
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = (evaluate(cfg, file, folder) for file in (args.out, path))
     sizes = [os.path.getsize(file) / 1e6 for file in (args.out, path)]
     print(
         f'wrote {path}: {count} operators in 8 bits, {sizes[1]:.1f} MB instead of {sizes[0]:.1f}; '
