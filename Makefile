@@ -3,7 +3,8 @@
 
 PYTHON ?= python3.11
 PYTEST_ARGS ?=
-PYTEST := -m pytest -n auto --dist loadfile
+# A process takes 1 GB; more than four would wait for the longest file.
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 CONFIG := configs/retinanet_mf26m_shapes.py
 WORK_DIR := work_dirs/retinanet_mf26m_shapes
