@@ -126,9 +126,15 @@ def calibration_feeds(
     cfg: Config, detector: BaseDetector, count: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """The graph's inputs for training images that are prepared as the test images are."""
-    training, test = (
-        DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.test_dataloader)
-    )
+    try:
+        training, test = (
+            DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.test_dataloader)
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f'--int8 needs the training and the test set of {cfg.filename}, and {error.filename} '
+            'is not there; name their folder by --data-root.'
+        ) from None
     for index in range(min(count, len(training))):
         item = test.pipeline(training.get_data_info(index))
         data = detector.data_preprocessor(pseudo_collate([item]), False)

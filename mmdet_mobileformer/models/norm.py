@@ -13,7 +13,7 @@ class LayerNorm2d(nn.LayerNorm):
 
     Norm of the end-to-end detector's head (our decision: BatchNorm would learn from two images a
     GPU, and GroupNorm's statistics would depend on how much padding an image got in its batch).
-    The result is contiguous, which the attention behind it and compilers for free sizes ask for.
+    The result is contiguous, so that all maps of the head have one layout (our decision).
     """
 
     def forward(self, features: Tensor) -> Tensor:
