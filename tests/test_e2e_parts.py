@@ -120,6 +120,32 @@ def test_norm_of_a_pixel_knows_no_other_pixel():
     torch.testing.assert_close(norm(features)[0, :, 1, 2], expected)
 
 
+def test_norm_has_the_gradients_of_layer_norm():
+    norm = LayerNorm2d(DIM).double()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    features = torch.randn(2, DIM, 3, 2, dtype=torch.float64, requires_grad=True)
+    wanted = [features, norm.weight, norm.bias]
+    grad = torch.randn_like(features)
+    pixels = features.permute(0, 2, 3, 1)
+    expected = F.layer_norm(pixels, (DIM,), norm.weight, norm.bias, norm.eps).permute(0, 3, 1, 2)
+    for ours, theirs in zip(
+        torch.autograd.grad(norm(features), wanted, grad),
+        torch.autograd.grad(expected, wanted, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_norm_of_large_values_in_16_bits(dtype):
+    norm, features = LayerNorm2d(DIM).to(dtype), 300 * torch.randn(1, DIM, 2, 2)
+    expected = LayerNorm2d(DIM)(features)
+    torch.testing.assert_close(norm(features.to(dtype)).float(), expected, rtol=0.02, atol=0.02)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert LayerNorm2d(DIM)(features.bfloat16()).dtype == torch.float32
+
+
 def driven_block(mobile, dynamic_relu):
     """A block whose dynamic ReLU depends visibly on the queries."""
     block = HeadBlock(DIM, mobile, 32, HEADS, dynamic_relu=dynamic_relu).eval()

@@ -10,6 +10,7 @@ import torch
 from mmdet.utils import register_all_modules
 
 from mmdet_mobileformer.benchmark import measure, report
+from mmdet_mobileformer.engine.cpu_memory import keep_freed_memory
 from mmdet_mobileformer.engine.errors import UserError, run_tool
 
 
@@ -39,7 +40,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--models', nargs='+', required=True, help='names of models')
     parser.add_argument(
-        '--runtimes', nargs='+', choices=measure.RUNTIMES, default=['eager'], help='default eager'
+        '--runtimes',
+        nargs='+',
+        choices=measure.RUNTIMES,
+        default=['eager'],
+        help='default eager; onnx-extended is ONNX Runtime without its blocked layout',
     )
     parser.add_argument(
         '--sizes', nargs='+', type=_size, default=[(800, 1280)], help='default 800x1280'
@@ -56,6 +61,11 @@ def parse_args() -> argparse.Namespace:
         '--rounds', type=_positive, default=15, help='runs of each case (default %(default)s)'
     )
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument(
+        '--system-memory',
+        action='store_true',
+        help='return freed memory to the system, as Python does without this project',
+    )
     parser.add_argument('--out-dir', help='folder for benchmark.json and benchmark.png')
     return parser.parse_args()
 
@@ -65,6 +75,7 @@ def main() -> None:
     args = parse_args()
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda needs a GPU that torch can use; leave it out.')
+    kept = not args.system_memory and keep_freed_memory()
     register_all_modules()
     threads = args.threads or [measure.default_threads()]
     cases = measure.all_cases(
@@ -80,7 +91,7 @@ def main() -> None:
     measure.measure(cases, args.rounds, args.device, lambda text: print(text, file=sys.stderr))
     rows = [case.summary(rates[case.threads], _first(cases, case)) for case in cases]
 
-    about = report.machine(args.device, rates)
+    about = report.machine(args.device, rates) | {'freed_memory': 'kept' if kept else 'returned'}
     print(json.dumps(about))
     print(report.table(rows))
     for line in report.growth(rows):

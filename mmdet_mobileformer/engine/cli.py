@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 
+import torch
 from mmdet.registry import RUNNERS
 from mmdet.utils import register_all_modules, setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from mmdet_mobileformer.engine.cpu_memory import keep_freed_memory
 from mmdet_mobileformer.engine.distributed import LAUNCHERS
 from mmdet_mobileformer.engine.errors import UserError
 from mmdet_mobileformer.engine.overrides import set_classwise, set_data_root
@@ -56,6 +58,8 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: If the config file, or one that it builds on, does not exist, or a module that it
             imports.
     """
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     setup_cache_size_limit_of_dynamo()
     register_all_modules(init_default_scope=False)
     load_checkpoints_as_data(getattr(args, 'trust_checkpoint', False))

@@ -67,7 +67,7 @@ class _TwoSlopes(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, low: Tensor, change: Tensor) -> Tensor:  # noqa: ANN001 (torch's)
         ctx.save_for_backward(features, low, change)
-        return F.relu(features).mul_(change).addcmul_(features, low)
+        return (features * change).relu_().addcmul_(features, low)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001 (torch's)

@@ -1,6 +1,6 @@
 # A DETR-style head on the rendered shapes: short, with higher rates than the paper's, as suits a
 # small head.
-max_epochs = 200
+max_epochs = 280
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=20)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

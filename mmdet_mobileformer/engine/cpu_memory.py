@@ -1,0 +1,45 @@
+"""Memory of the CPU: keep it between layers instead of asking the system anew for every map."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_LARGEST = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Let malloc keep freed memory for the next map, in large pages.
+
+    By default glibc returns the memory of every large map to the system, which hands it out again
+    page by page, each set to zero: for an image of 800×1280 a quarter of a backbone's time
+    (docs/benchmarks.md). Here the process keeps what its largest moment needed, and torch asks for
+    large pages, if no tensor was made before. Only on Linux with glibc; where the environment
+    already says something (``MALLOC_*``), it is left alone.
+
+    Returns:
+        Whether memory is kept now.
+    """
+    libc = _glibc()
+    if libc is None or any(name.startswith('MALLOC_') for name in os.environ):
+        return False
+    os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
+    return bool(
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST)
+    )
+
+
+def release_freed_memory() -> None:
+    """Return the freed memory that malloc keeps to the system."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith('linux'):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, 'mallopt') and hasattr(libc, 'malloc_trim') else None

@@ -1,0 +1,47 @@
+"""Freed memory is kept for the next map, unless the user's environment says something else."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys, torch
+from mmdet_mobileformer.engine.cpu_memory import keep_freed_memory, release_freed_memory
+def faults_of_a_map():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+kept = sys.argv[1] == 'keep' and keep_freed_memory()
+first, second = faults_of_a_map(), faults_of_a_map()
+release_freed_memory()
+print(kept, second, faults_of_a_map())
+"""
+
+
+def run(mode, **environ):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(('MALLOC_', 'THP_'))}
+    done = subprocess.run(
+        [sys.executable, '-c', PROGRAM, mode],
+        env={**clean, **environ},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept, second, after_release = done.stdout.splitlines()[-1].split()
+    return kept == 'True', int(second), int(after_release)
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='malloc of glibc')
+def test_a_second_map_asks_the_system_for_nothing():
+    kept, second, after_release = run('keep')
+    if not kept:
+        pytest.skip('another libc than glibc')
+    _, from_system, _ = run('system')
+    assert second < 4 < from_system
+    assert after_release > second  # it had gone back
+
+
+def test_the_environment_of_the_user_wins():
+    assert run('keep', MALLOC_TRIM_THRESHOLD_='131072')[0] is False
