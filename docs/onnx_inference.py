@@ -5,14 +5,14 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])
 about = session.get_modelmeta().custom_metadata_map
 classes, settings = json.loads(about['classes']), json.loads(about['preprocessing'])
 
 # Resize as in training: into `scale`, or by `scale_factor`.
-picture = Image.open(sys.argv[2]).convert('RGB')
+picture = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert('RGB')
 width, height = picture.size
 resize = settings['resize'] or {'scale_factor': 1.0}
 if 'scale' in resize:

@@ -69,7 +69,8 @@ def _fill_disk(name, *args):
 
 ACTIONS = dict(
     kill=_kill,
-    terminate=lambda name, *args: os.kill(os.getpid(), signal.SIGTERM),
+    # As torchrun, Slurm and `timeout` do: loader workers are told too.
+    terminate=lambda name, *args: os.killpg(os.getpid(), signal.SIGTERM),
     fill_disk=_fill_disk,
 )
 
@@ -91,6 +92,7 @@ class StepHook(Hook):
 
 
 def _train(data_root, work_dir, max_epochs, num_workers, step, action):
+    os.setsid()
     torch.set_num_threads(1)
     gc.freeze()
     Config.pretty_text = property(plain_text)  # its formatting takes longer than the training

@@ -12,17 +12,18 @@ from e2e_model import MODEL
 from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from PIL import Image
 from run_tool import run_tool
-from tiny_detector import plain_text, retinanet, run_config
+from tiny_detector import NUM_CLASSES, plain_text, retinanet, run_config
 
 from mmdet_mobileformer.engine import FiniteOptimWrapper, LoadWholeImage, PackAnyDetInputs, errors
 from mmdet_mobileformer.engine.bad_images import truncation
 from mmdet_mobileformer.engine.errors import LocalError, UserError
-from mmdet_mobileformer.engine.finite import NonFiniteError
+from mmdet_mobileformer.engine.finite import FiniteAmpOptimWrapper, NonFiniteError
 from mmdet_mobileformer.engine.hardening import harden_loading, harden_training
 
 
@@ -243,6 +244,27 @@ def test_bfloat16_trains_to_nearly_the_same_weights(data, tmp_path, kind):
     assert (rounded - exact).norm() < 0.1 * moved.norm()
 
 
+@pytest.mark.parametrize('kind', ['retinanet', 'e2e'])
+def test_float16_has_nearly_the_gradients_of_float32(kind):
+    model = copy.deepcopy(MODEL) if kind == 'e2e' else retinanet()
+    model['backbone']['norm_eval'] = True
+    torch.manual_seed(0)
+    detector = MODELS.build(model).train()
+    batch, scale = detector.data_preprocessor(tiny_batch(NUM_CLASSES), training=True), 256.0
+
+    def gradients(dtype):
+        detector.zero_grad()
+        with torch.autocast('cpu', dtype, enabled=dtype is not None):
+            losses = detector.loss(batch['inputs'], copy.deepcopy(batch['data_samples']))
+        total, _ = detector.parse_losses(losses)
+        (scale * total).backward()
+        return torch.cat([p.grad.flatten() for p in detector.parameters()]) / scale
+
+    exact, rounded = gradients(None), gradients(torch.float16)
+    assert torch.isfinite(rounded).all() and not torch.equal(exact, rounded)
+    assert (rounded - exact).norm() < 0.1 * exact.norm()
+
+
 def test_activation_checkpointing_changes_no_number(data, tmp_path):
     model = retinanet(drop_path_rate=0.2)  # its statistics learn
     states = [
@@ -255,6 +277,48 @@ def test_activation_checkpointing_changes_no_number(data, tmp_path):
         assert torch.equal(value, states[1][name]), name
     with pytest.raises(UserError, match=r"activation_checkpointing names 'backbone\.nothing'"):
         train(data, tmp_path / 'wrong', model, activation_checkpointing=['backbone.nothing'])
+
+
+@pytest.mark.parametrize('what', ['retina_reg.weight', 'running_var'])
+def test_weights_that_are_not_finite_are_never_saved(data, tmp_path, what):
+    class SpoilHook(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):
+            if runner.iter == 1:
+                state = runner.model.state_dict()
+                next(v for name, v in state.items() if what in name).flatten()[0] = float('inf')
+
+    cfg = Config(run_config(data, tmp_path, 2, model=retinanet(norm_eval=True)))
+    harden_training(cfg)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(SpoilHook())
+    with pytest.raises(LocalError, match=f'{what}.* of the model that was to be saved'):
+        runner.train()
+    assert (tmp_path / 'epoch_1.pth').exists() and not (tmp_path / 'epoch_2.pth').exists()
+
+
+def test_float16_stops_when_every_step_is_left_out(monkeypatch):
+    # mmengine's wrapper asks for a GPU; the scaler works on the CPU as well.
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    model = torch.nn.Linear(2, 1)
+    start = model.weight.detach().clone()
+    wrapper = FiniteAmpOptimWrapper(
+        loss_scale=512.0, optimizer=torch.optim.SGD(model.parameters(), lr=0.1)
+    )
+    wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=512.0)
+    wrapper.parameter_names = {id(p): name for name, p in model.named_parameters()}
+
+    def step(value):
+        wrapper.update_params(model(torch.full((1, 2), value)).sum())
+
+    for _ in range(wrapper.max_skipped):
+        step(float('inf'))
+    assert torch.equal(model.weight, start)
+    step(1.0)  # one good step, and the count begins anew
+    assert not torch.equal(model.weight, start)
+    for _ in range(wrapper.max_skipped):
+        step(float('inf'))
+    with pytest.raises(NonFiniteError, match=r'gradient of weight, in 26 steps'):
+        step(float('inf'))
 
 
 def test_non_finite_gradient_stops_before_the_step():

@@ -9,9 +9,14 @@ from e2e_model import MODEL, draw_batch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.runner import Runner
+from run_tool import run_tool
 from tiny_detector import BACKBONE, retinanet, run_config
 
-from mmdet_mobileformer.engine.acceleration import AccelerationHook, compile_detector
+from mmdet_mobileformer.engine.acceleration import (
+    AccelerationHook,
+    compile_detector,
+    fuse_detector,
+)
 
 SIZES = [(64, 96), (96, 64), (128, 128), (75, 129), (160, 101)]
 KINDS = {
@@ -72,6 +77,22 @@ def test_padded_batches_of_any_size_share_their_graphs():
         torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_whole_graph_trains_at_every_size(kind):
+    model = build(kind, training=True)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
+    for index, size in enumerate(SIZES[1:4]):
+        if index == 1:
+            torch.compiler.set_stance('fail_on_recompile')
+        images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(index))
+        gradients = []
+        for run in (model, compiled):
+            model.zero_grad()
+            sum(output.square().mean() for output in tensors(run(images))).backward()
+            gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(('dynamic_relu', 'with_cp'), [('token', False), ('spatial', True)])
 def test_compiled_gradients(dynamic_relu, with_cp):
     model = build(dynamic_relu, training=True)
@@ -84,6 +105,39 @@ def test_compiled_gradients(dynamic_relu, with_cp):
         sum(output.square().mean() for output in run(images)).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_folding_the_norms_changes_nothing(kind):
+    model = build(kind, training=False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            for value in (module.weight, module.bias, module.running_mean, module.running_var):
+                torch.nn.init.uniform_(value, 0.5, 1.5)
+    fused = copy.deepcopy(model)
+    fuse_detector(fused)
+    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in fused.modules())
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for ours, folded in zip(tensors(model(images)), tensors(fused(images)), strict=True):
+            assert (ours - folded).abs().max() < 1e-4 * ours.std()
+
+
+def test_evaluation_with_folded_norms_after_training_with_ema(tmp_path, capsys):
+    settings = run_config(write_coco_folder(tmp_path / 'coco'), tmp_path / 'work', 1)
+    settings['custom_hooks'] = [dict(type='EMAHook')]
+    settings['test_dataloader'] = settings['val_dataloader']
+    settings['test_evaluator'], settings['test_cfg'] = settings['val_evaluator'], dict()
+    Config(settings).dump(tmp_path / 'tiny.py')
+    assert run_tool('train', tmp_path / 'tiny.py') == 0
+    tables = []
+    for flags in ([], ['--fuse']):
+        capsys.readouterr()
+        assert (
+            run_tool('test', tmp_path / 'tiny.py', tmp_path / 'work' / 'epoch_1.pth', *flags) == 0
+        )
+        tables.append([line for line in capsys.readouterr().out.splitlines() if '@[' in line])
+    assert tables[0] == tables[1] and len(tables[0]) == 12
 
 
 def test_training_compiled_ends_as_without(tmp_path):

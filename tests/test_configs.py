@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from coco_folder import CLASSES, write_coco_folder
-from detector_step import check_training_step
+from detector_step import check_prediction, check_training_step
 from mmdet.registry import DATASETS, MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
@@ -48,6 +48,7 @@ def test_config_builds_and_trains_a_step(cfg):
     optim_wrapper = build_optim_wrapper(detector, cfg.optim_wrapper)
     num_classes = cfg.model.bbox_head.num_classes
     check_training_step(detector, optim_wrapper, num_classes)
+    check_prediction(detector, num_classes)
 
 
 def test_data_of_a_config_can_be_read(cfg, coco_folder):

@@ -180,12 +180,15 @@ def test_attention_of_backbone_and_head_gets_the_padding():
 
 @pytest.mark.parametrize('switch', ['default', 'token', 'nearest', 'no upsampling', 'lite first'])
 @pytest.mark.parametrize('size', [(64, 64), (50, 75)])
-def test_an_image_alone_and_beside_a_larger_one_is_the_same(switch, size):
-    detector = build_detector(**SWITCHES[switch]).eval()
+@pytest.mark.parametrize(('divisor', 'larger'), [(32, (160, 128)), (1, (161, 130))])
+def test_an_image_alone_and_beside_a_larger_one_is_the_same(switch, size, divisor, larger):
+    preprocessor = dict(MODEL['data_preprocessor'], pad_size_divisor=divisor)
+    settings = SWITCHES[switch]
+    detector = build_detector(**settings, data_preprocessor=preprocessor).eval()
     for name, parameter in detector.named_parameters():  # so that padding would have an effect
         if name.endswith('bias'):
             torch.nn.init.normal_(parameter, std=0.3)
-    pair = draw_batch([size, (160, 128)])
+    pair = draw_batch([size, larger])
     alone = dict(inputs=pair['inputs'][:1], data_samples=pair['data_samples'][:1])
     for together, single in zip(forward(detector, pair), forward(detector, alone), strict=True):
         torch.testing.assert_close(together[:, :1], single, rtol=1e-3, atol=1e-4)

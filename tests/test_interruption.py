@@ -1,5 +1,7 @@
 """A run that is killed, told to end, or finds the disk full, against one that is left alone."""
 
+import os
+import shutil
 import signal
 
 import pytest
@@ -8,6 +10,7 @@ from coco_folder import write_coco_folder
 from interrupted_run import start_training
 
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
+from mmdet_mobileformer.engine import DurableCheckpointHook
 from mmdet_mobileformer.engine.resume import find_resume_point
 
 MAX_EPOCHS = 16
@@ -113,6 +116,27 @@ def test_full_disk_is_a_sentence_and_leaves_the_checkpoint_before(data, tmp_path
     assert 'Traceback' not in said
     assert {path.name for path in tmp_path.glob('*.pth*')} == {'epoch_1.pth'}
     assert find_resume_point(str(tmp_path)).path == str(tmp_path / 'epoch_1.pth')
+
+
+def test_newest_is_what_was_written_last(uninterrupted, tmp_path):
+    for name, source in (('epoch_9.pth', LAST), ('epoch_1.pth', f'epoch_{MAX_EPOCHS - 1}.pth')):
+        shutil.copyfile(uninterrupted / source, tmp_path / name)  # the first of an earlier run
+    os.utime(tmp_path / 'epoch_9.pth', (0, 0))
+    pointer = tmp_path / 'last_checkpoint'
+    pointer.write_text(str(tmp_path / 'epoch_1.pth'))
+    assert find_resume_point(str(tmp_path)).path == str(tmp_path / 'epoch_1.pth')
+    pointer.write_text('/where/it/was/epoch_1.pth')  # a copied folder: times mean nothing
+    assert find_resume_point(str(tmp_path)).path == str(tmp_path / 'epoch_9.pth')
+
+
+def test_the_best_checkpoint_of_another_run_stays(tmp_path):
+    hook = DurableCheckpointHook(interval=1)
+    hook.out_dir = str(tmp_path / 'mine')
+    os.mkdir(hook.out_dir)
+    (other := tmp_path / 'best_of_another.pth').touch()
+    (own := tmp_path / 'mine' / 'best.pth').touch()
+    hook._remove([str(other), str(own), 'epoch_1.pth'])
+    assert other.exists() and not own.exists()
 
 
 def test_search_passes_over_what_is_not_whole(data, uninterrupted, tmp_path):

@@ -198,14 +198,15 @@ def test_classwise_amp_resume_and_lr_scaling(tmp_path):
     cfg.auto_scale_lr = dict(enable=False, base_batch_size=16)
     overrides.set_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr.enable
+    cfg.work_dir = str(tmp_path)
     with pytest.raises(UserError, match=r'nowhere\.pth'):
         overrides.set_resume(cfg, 'nowhere.pth')
-    cfg.work_dir = str(tmp_path)
     overrides.set_resume(cfg, 'auto')
     assert not cfg.resume  # there is nothing to resume from: training begins anew
     cfg.optim_wrapper = dict(type='OptimWrapper')
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match='fp16'):
             overrides.set_amp(cfg, 'fp16')
+    cfg.optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
     overrides.set_amp(cfg, 'bf16')
-    assert cfg.optim_wrapper.type == 'BFloat16OptimWrapper'
+    assert cfg.optim_wrapper == dict(type='BFloat16OptimWrapper')

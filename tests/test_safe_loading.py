@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from coco_folder import write_coco_folder
+from coco_folder import CLASSES, write_coco_folder
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -15,6 +15,7 @@ from run_tool import run_tool
 from safetensors.torch import save_file
 from tiny_detector import plain_text, retinanet, run_config
 
+from mmdet_mobileformer.checkpoints import trust_files
 from mmdet_mobileformer.engine.safe_loading import load_checkpoints_as_data
 from mmdet_mobileformer.errors import UserError
 
@@ -41,6 +42,8 @@ def _mmengine_as_before(monkeypatch):
     monkeypatch.setattr(Config, 'pretty_text', property(plain_text))
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
     monkeypatch.setattr(mmengine_checkpoint, 'load_from_http', mmengine_checkpoint.load_from_http)
+    yield
+    trust_files(False)
 
 
 @pytest.fixture(scope='module')
@@ -107,6 +110,26 @@ def test_own_old_file_loads_only_with_trust(weights, tmp_path):
     assert CheckpointLoader.load_checkpoint(str(path))['meta']['settings'].rate == 1
 
 
+def test_an_own_old_file_serves_as_pretrained_backbone_with_trust(config, weights, tmp_path):
+    path = tmp_path / 'old.pth'
+    torch.save(dict(state_dict=weights, meta=dict(settings=Settings())), path)
+    file = config(init_cfg=dict(type='Pretrained', checkpoint=str(path), prefix='backbone'))
+    assert run_tool('train', file) == 2
+    assert run_tool('train', file, '--trust-checkpoint') == 0
+
+
+def test_resuming_runs_no_config_of_the_checkpoint(config, tmp_path):
+    made = tmp_path / 'made_by_the_checkpoint'
+    assert run_tool('train', config()) == 0
+    path = tmp_path / 'work' / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint['meta']['config'] = f"x = __import__('os').mkdir({str(made)!r})"
+    torch.save(checkpoint, path)
+    options = ['train_cfg.max_epochs=2', 'experiment_name=resumed']
+    assert run_tool('train', config(), '--resume', path, '--cfg-options', *options) == 0
+    assert not made.exists() and (tmp_path / 'work' / 'epoch_2.pth').exists()
+
+
 def test_file_of_an_address_is_data_too(weights, tmp_path, monkeypatch):
     made = tmp_path / 'made_by_the_checkpoint'
     files = {
@@ -163,6 +186,38 @@ def test_another_detector_is_named(config, weights, tmp_path, capsys):
     assert run_tool('test', config(), tmp_path / 'six.pth') == 2
     said = capsys.readouterr().err
     assert 'it was trained for 6 classes' in said and 'bbox_head.retina_cls' in said
+
+
+def test_nothing_trains_from_noise_behind_a_checkpoint(config, weights, tmp_path, capsys):
+    torch.save({f'stem.{name}': value for name, value in weights.items()}, tmp_path / 'other.pth')
+    head = {name: value for name, value in weights.items() if name.startswith('bbox_head')}
+    torch.save(head, tmp_path / 'head.pth')
+    file = config(init_cfg=dict(type='Pretrained', checkpoint='missing.pth', prefix='backbone'))
+    for name, said in (
+        ('other.pth', 'has no part in common with the detector'),
+        ('head.pth', 'has no backbone, and the pretrained weights'),
+    ):
+        assert run_tool('train', file, '--cfg-options', f'load_from={tmp_path / name}') == 2
+        assert said in capsys.readouterr().err
+
+
+def test_other_anchors_are_no_other_classes(config, weights, tmp_path, capsys):
+    tripled = [name for name in weights if 'retina_reg' in name]
+    weights = {**weights, **{name: torch.cat([weights[name]] * 3) for name in tripled}}
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'anchors.pth')
+    options = ['--cfg-options', f'load_from={tmp_path / "anchors.pth"}']
+    assert run_tool('train', config(), *options) == 2
+    assert 'bbox_head.retina_reg.weight is of shape' in capsys.readouterr().err
+
+
+def test_other_names_of_as_many_classes_are_a_warning(config, weights, tmp_path):
+    meta = dict(dataset_meta=dict(classes=('car', 'bus', 'tram')[: len(CLASSES)]))
+    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'cars.pth')
+    options = ['log_level=INFO', 'experiment_name=names']
+    assert run_tool('test', config(), tmp_path / 'cars.pth', '--cfg-options', *options) == 0
+    log = next((tmp_path / 'work').glob('*/*.log')).read_text()
+    assert 'was trained for the classes car, bus, tram' in log and ', '.join(CLASSES) in log
 
 
 def test_finetuning_keeps_all_but_the_class_layers(config, weights, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from coco_folder import CLASSES, write_coco_folder
 from free_port import free_port
+from mmengine.config import Config
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs' / 'retinanet_mf52m_small.py'
@@ -60,7 +61,8 @@ def trained(coco_folder, tmp_path_factory):
     """Folder in which a run of one epoch was started, its output, and its checkpoint."""
     cwd = tmp_path_factory.mktemp('run')
     data = ['--data-root', coco_folder, '--classes', 'auto']
-    done = tool('train', CONFIG, *data, '--amp', '--auto-scale-lr', *QUICK, cwd=cwd)
+    flags = ['--amp', CONFIG, *data, '--auto-scale-lr', '--ema']
+    done = tool('train', *flags, *QUICK, cwd=cwd)
     assert done.returncode == 0, done.stderr[-2000:]
     return cwd, done.stdout + done.stderr, cwd / 'work_dirs' / CONFIG.stem / 'epoch_1.pth'
 
@@ -74,7 +76,15 @@ def test_training_logs_what_a_user_watches(trained):
     evaluation = next(line for line in output.splitlines() if 'coco/bbox_mAP:' in line)
     for figure in FIGURES:
         assert f'coco/bbox_{figure}:' in evaluation
-    assert checkpoint.is_file()
+    assert 'LR is set based on batch size of' in output  # mmengine scaled it: 2 images of 8
+    rate = float(re.search(r'base_lr: (\S+)', step)[1])
+    whole = Config.fromfile(CONFIG)
+    begun = whole.param_scheduler[0].start_factor
+    assert rate == pytest.approx(
+        whole.optim_wrapper.optimizer.lr * begun * 2 / whole.auto_scale_lr.base_batch_size, rel=1e-3
+    )
+    saved = torch.load(checkpoint, weights_only=False)
+    assert 'ema_state_dict' in saved  # of --ema
 
 
 def test_evaluation_takes_the_classes_from_the_checkpoint(trained, coco_folder):

@@ -52,7 +52,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-sizes', nargs='+', type=_positive, default=[1], help='default 1')
     parser.add_argument('--threads', nargs='+', type=_positive, help='default: all cores')
     parser.add_argument(
-        '--dtypes', nargs='+', choices=list(measure.DTYPES), default=['fp32'], help='default fp32'
+        '--dtypes',
+        nargs='+',
+        choices=list(measure.DTYPES),
+        default=['fp32'],
+        help='default fp32; with --training the others are automatic mixed precision',
     )
     parser.add_argument(
         '--training', action='store_true', help='measure forward and backward passes instead'
@@ -86,6 +90,7 @@ def main() -> None:
         threads,
         args.dtypes,
         args.training,
+        args.device,
     )
     rates = {count: measure.sgemm_rate(args.device, count) for count in threads}
     measure.measure(cases, args.rounds, args.device, lambda text: print(text, file=sys.stderr))

@@ -33,6 +33,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds that --show waits at each picture'
     )
+    parser.add_argument(
+        '--skip-bad-images',
+        action='store_true',
+        help='find nothing in images that cannot be read and list them, instead of stopping',
+    )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
         '--fuse', action='store_true', help='fold the norms into the convolutions, which is faster'
@@ -53,6 +58,11 @@ def main() -> None:
     exported = args.checkpoint.endswith('.onnx')
     if exported and (args.fuse or args.compile or args.tta):
         raise UserError(f'--fuse, --compile and --tta need a checkpoint, not {args.checkpoint}.')
+    if exported and args.launcher != 'none':
+        raise UserError(
+            f'{args.checkpoint} is evaluated by one process; leave --launcher (tools/dist_test.sh) '
+            'out, or evaluate the checkpoint.'
+        )
     if args.classes:
         # The file knows what its head was sized for; the data may hold more.
         classes = _classes_of(args.checkpoint, args.trust_checkpoint)
@@ -67,7 +77,7 @@ def main() -> None:
         set_visualization(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
         set_test_time_augmentation(cfg)
-    harden_loading(cfg)
+    harden_loading(cfg, args.skip_bad_images)
     init_distributed(cfg, args.launcher)
     on_main_process(run_data_check, cfg, ('test',))
     runner = build_runner(cfg)

@@ -1,6 +1,8 @@
 """Train a detector: ``python tools/train.py CONFIG``; see ``--help`` for the options."""
 
 import argparse
+import re
+import sys
 
 from mmdet_mobileformer.engine import overrides
 from mmdet_mobileformer.engine.acceleration import AccelerationHook
@@ -24,8 +26,6 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--amp',
-        nargs='?',
-        const='auto',
         choices=['auto', 'fp16', 'bf16'],
         help='automatic mixed precision; alone: fp16 on a GPU, bf16 on the CPU',
     )
@@ -38,9 +38,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--ema',
-        nargs='?',
         type=float,
-        const=0.0002,
         metavar='MOMENTUM',
         help='average the weights over the training, evaluate and save the average; default 0.0002',
     )
@@ -59,7 +57,17 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='compile the detector, which takes minutes and pays in long runs',
     )
-    return parser.parse_args()
+    return parser.parse_args(_with_values(sys.argv[1:]))
+
+
+def _with_values(words: list[str]) -> list[str]:
+    """Give --amp and --ema their values where no value follows, as in mmdet's `--amp CONFIG`."""
+    bare = {'--amp': ('auto', r'auto|fp16|bf16'), '--ema': ('0.0002', r'[\d.]+(e-?\d+)?')}
+    words, following = list(words), [*words[1:], '']
+    for index, (word, after) in enumerate(zip(words, following, strict=True)):
+        if word in bare and not re.fullmatch(bare[word][1], after):
+            words[index] = f'{word}={bare[word][0]}'
+    return words
 
 
 def main() -> None:
@@ -76,12 +84,12 @@ def main() -> None:
         overrides.set_auto_scale_lr(cfg)
     if args.ema is not None:
         set_ema(cfg, args.ema)
-    if args.resume:
-        overrides.set_resume(cfg, args.resume, args.trust_checkpoint)
     harden_training(cfg)
     harden_loading(cfg, args.skip_bad_images)
-    check_pretrained(cfg)
     init_distributed(cfg, args.launcher)
+    if args.resume:
+        overrides.set_resume(cfg, args.resume, args.trust_checkpoint)
+    check_pretrained(cfg)
     on_main_process(run_data_check, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
     runner = build_runner(cfg)
     if args.compile:

@@ -65,22 +65,30 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def growth(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """How the time of each model grows with the pixels of the batch, from three amounts on.
+    """How the time of each model grows with the pixels of an image and with the batch.
 
-    The exponent p of ``time = c * pixels^p`` is fitted by least squares on logarithms, and R² says
-    how much of the logarithms' variance it explains.
+    From three sizes of one batch, or three batches of one size on, the exponent p of ``time = c *
+    amount^p`` is fitted by least squares on logarithms; R² says how much of the logarithms'
+    variance it explains.
     """
     lines = []
-    for model, runtime in dict.fromkeys((row['model'], row['runtime']) for row in rows):
-        own = [row for row in rows if (row['model'], row['runtime']) == (model, runtime)]
-        pixels = np.log([row['batch'] * row['height'] * row['width'] for row in own])
-        times = np.log([row['median_ms'] for row in own])
-        if len(set(pixels)) < 3:
-            continue
-        power, offset = np.polyfit(pixels, times, 1)
-        residual = times - (power * pixels + offset)
-        explained = 1 - residual.var() / times.var()
-        lines.append(f'{model} {runtime}: time grows with pixels^{power:.2f} (R² {explained:.4f})')
+    for what, others in (('pixels', ('batch',)), ('batch', ('height', 'width'))):
+        setting = ('model', 'runtime', 'threads', 'dtype', *others)
+        for key in dict.fromkeys(tuple(row[name] for name in setting) for row in rows):
+            own = [row for row in rows if tuple(row[name] for name in setting) == key]
+            amounts = [
+                row['batch'] if what == 'batch' else row['height'] * row['width'] for row in own
+            ]
+            if len(set(amounts)) < 3:
+                continue
+            x, y = np.log(amounts), np.log([row['median_ms'] for row in own])
+            power, offset = np.polyfit(x, y, 1)
+            explained = 1 - (y - (power * x + offset)).var() / y.var()
+            model, runtime, threads, dtype = key[:4]
+            lines.append(
+                f'{model} {runtime} {threads} threads {dtype}: time grows with {what}^{power:.2f} '
+                f'(R² {explained:.4f})'
+            )
     return lines
 
 

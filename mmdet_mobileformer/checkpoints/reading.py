@@ -21,7 +21,16 @@ _WEIGHTS = ('state_dict', 'model')
 _EMA_WEIGHTS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')
 
 
-def load_checkpoint_as_data(path: str | os.PathLike, trust: bool = False) -> dict[str, Any]:
+_trust_by_default = False
+
+
+def trust_files(trust: bool) -> None:
+    """Say whether the user vouches for every file of this process (``--trust-checkpoint``)."""
+    global _trust_by_default
+    _trust_by_default = trust
+
+
+def load_checkpoint_as_data(path: str | os.PathLike, trust: bool | None = None) -> dict[str, Any]:
     """Read a local checkpoint: PyTorch's format or safetensors, recognised by its content.
 
     Beside tensors and plain values, the few types are allowed that the checkpoints of mmengine and
@@ -30,7 +39,7 @@ def load_checkpoint_as_data(path: str | os.PathLike, trust: bool = False) -> dic
     Args:
         path: The file.
         trust: Load whatever Python objects the file holds, which may run code. Only for a file
-            whose origin the user vouches for.
+            whose origin the user vouches for. None: as :func:`trust_files` said, by default not.
 
     Returns:
         The checkpoint with its tensors on the CPU. For safetensors ``state_dict`` and ``meta`` (the
@@ -39,6 +48,7 @@ def load_checkpoint_as_data(path: str | os.PathLike, trust: bool = False) -> dic
     Raises:
         UserError: If the file is missing, holds more than data, is damaged, or is no checkpoint.
     """
+    trust = _trust_by_default if trust is None else trust
     path = os.path.expanduser(os.fspath(path))
     if not os.path.isfile(path):
         raise UserError(f'the checkpoint {path} does not exist (looked from {os.getcwd()}).')

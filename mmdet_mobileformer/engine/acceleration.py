@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import wraps
 from typing import Any
@@ -59,9 +60,11 @@ class AccelerationHook(Hook):
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Fold, then compile."""
-        detector = unwrap(runner.model)
         if self.fuse:
-            fuse_detector(detector)
+            # A copy, since an EMA takes its weights back after the evaluation.
+            runner.model = copy.deepcopy(runner.model)
+            fuse_detector(unwrap(runner.model))
+        detector = unwrap(runner.model)
         if self.compile_model:
             compile_detector(detector, backend=self.backend)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -25,9 +25,16 @@ class CheckpointFitHook(Hook):
     weights. Fine-tuning (``load_from``) keeps all weights but those of the class layers where the
     number of classes differs, and says so; whole parts (backbone, neck, head) may be missing on
     either side; anything else is another architecture and stops the run.
+
+    Args:
+        needed: Parts of the detector that the checkpoint must have, since nothing else gives them
+            weights.
     """
 
     priority = 'VERY_HIGH'  # before the EMA takes its copy
+
+    def __init__(self, needed: Sequence[str] = ()) -> None:
+        self.needed = needed
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check, and leave class layers of other classes out of the checkpoint.
@@ -36,6 +43,8 @@ class CheckpointFitHook(Hook):
             UserError: If the checkpoint does not fit; the message says what differs.
         """
         path = runner._load_from if isinstance(runner._load_from, str) else 'to resume from'
+        # mmengine would run this text as a config; what it writes itself is `cfg`.
+        (checkpoint.get('meta') or {}).pop('config', None)
         _, weights = select_state_dict(checkpoint, path)
         checkpoint['state_dict'] = weights
         model = runner.model
@@ -44,10 +53,25 @@ class CheckpointFitHook(Hook):
         difference = Difference(model, weights)
         # A training loop is built when training begins; before a test it is still a config.
         finetuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        class_layers = difference.class_layers() if finetuning else []
+        class_layers = difference.class_layers(_classes(checkpoint)) if finetuning else []
         other_shapes = set(difference.reshaped) - set(class_layers)
         if other_shapes or difference.partial or (difference.anything and not finetuning):
             raise UserError(_message(path, checkpoint, runner, difference))
+        if not difference.common:
+            raise UserError(
+                f'the checkpoint {path} has no part in common with the detector of '
+                f'{runner.cfg.filename}: its names begin with '
+                f'{", ".join(difference.surplus[:SHOWN])}, those of the detector with '
+                f"{', '.join(difference.absent)}; convert a checkpoint in the authors' format by "
+                'tools/convert_checkpoint.py first.'
+            )
+        lacking = [name for name in self.needed if name in difference.absent]
+        if lacking:
+            raise UserError(
+                f'the checkpoint {path} has no {", ".join(lacking)}, and the pretrained weights '
+                f'that {runner.cfg.filename} names do not exist; get these, or take another '
+                'checkpoint.'
+            )
         for name in class_layers:
             del weights[name]
         if class_layers:
@@ -59,6 +83,13 @@ class CheckpointFitHook(Hook):
             runner.logger.info(f'{path} has no {name}: it keeps its initial weights.')
         for name in difference.surplus:
             runner.logger.info(f'{path} has a part {name} that the detector lacks: left out.')
+        trained, given = _classes(checkpoint), runner.visualizer.dataset_meta or {}
+        classes = tuple(given.get('classes') or ())
+        if trained and classes and trained != classes and len(trained) == len(classes):
+            runner.logger.warning(
+                f'{path} was trained for the classes {_listing(trained)}, and the data has '
+                f'{_listing(classes)}: their labels are taken for each other.'
+            )
 
 
 class Difference:
@@ -72,6 +103,7 @@ class Difference:
         missing: Weights of the detector that the checkpoint lacks.
         unknown: Weights of the checkpoint that the detector lacks.
         reshaped: Weights of another shape, name to (in the checkpoint, in the detector).
+        common: Whole parts (backbone, neck, head) that both have.
         absent: Whole parts of the detector that the checkpoint lacks.
         surplus: Whole parts of the checkpoint that the detector lacks.
         partial: Those of ``missing`` and ``unknown`` that are within parts that both have.
@@ -95,12 +127,11 @@ class Difference:
             if name in given and given[name] != own[name]
         }
         parts, given_parts = _parts(own), _parts(given)
+        self.common = parts & given_parts
         self.absent = sorted(parts - given_parts)
         self.surplus = sorted(given_parts - parts)
         self.partial = [
-            name
-            for name in self.missing + self.unknown
-            if name.split('.')[0] in parts & given_parts
+            name for name in self.missing + self.unknown if name.split('.')[0] in self.common
         ]
         self._model = model
 
@@ -109,30 +140,37 @@ class Difference:
         """Whether there is any difference."""
         return bool(self.missing or self.unknown or self.reshaped)
 
-    def class_layers(self) -> list[str]:
+    def class_layers(self, classes: Sequence[str] = ()) -> list[str]:
         """Reshaped weights of heads that differ by the number of classes alone.
 
-        That is: outside backbone and neck, only the first dimension differs, and it is a multiple
-        of the detector's number of classes, with or without one for the background.
-        """
-        return [
-            name
-            for name, (given, own) in self.reshaped.items()
-            if name.split('.')[0] not in ('backbone', 'neck')
-            and given[1:] == own[1:]
-            and self._counts_classes(name, own[0])
-        ]
+        That is: outside backbone and neck, only the first dimension differs, and it holds the same
+        multiple of the number of classes, with or without one for the background, in both.
 
-    def _counts_classes(self, name: str, size: int) -> bool:
-        module = self._model
+        Args:
+            classes: Those of the checkpoint, where it names them; otherwise any number will do that
+                is the same for all layers.
+        """
+        counts = {
+            name: self._counts(name, given[0], own[0])
+            for name, (given, own) in self.reshaped.items()
+            if name.split('.')[0] not in ('backbone', 'neck') and given[1:] == own[1:]
+        }
+        counts = {name: found for name, found in counts.items() if found}
+        if classes:
+            return [name for name, found in counts.items() if len(classes) in found]
+        return list(counts) if counts and set.intersection(*counts.values()) else []
+
+    def _counts(self, name: str, given: int, own: int) -> set[int]:
+        """Numbers of classes for which a layer of the detector would have the given size."""
+        module, found = self._model, set()
         for part in name.split('.'):
             num_classes = getattr(module, 'num_classes', None)
-            if isinstance(num_classes, int) and any(
-                size % count == 0 for count in (num_classes, num_classes + 1)
-            ):
-                return True
+            for background in (0, 1) if isinstance(num_classes, int) else ():
+                each, rest = divmod(own, num_classes + background)
+                if not rest and given % each == 0:
+                    found.add(given // each - background)
             module = getattr(module, part, None)
-        return False
+        return found
 
 
 def _parts(names: Iterable[str]) -> set[str]:
@@ -146,8 +184,8 @@ def _message(path: str, checkpoint: dict, runner: Runner, difference: Difference
     built = (runner.cfg.model.get('backbone') or {}).get('arch')
     if trained and isinstance(built, str) and trained != built:
         reasons.append(f'it is of variant {trained} and the config of variant {built}')
-    classes = _num_classes(checkpoint)
-    class_layers = difference.class_layers()
+    classes = len(_classes(checkpoint))
+    class_layers = difference.class_layers(_classes(checkpoint))
     if class_layers:
         given, own = difference.reshaped[class_layers[0]]
         count = f'was trained for {classes} classes' if classes else 'has other class layers'
@@ -175,6 +213,10 @@ def _arch(checkpoint: dict) -> str | None:
     return found and found[1]
 
 
-def _num_classes(checkpoint: dict) -> int | None:
-    classes = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
-    return len(classes) if classes else None
+def _classes(checkpoint: dict) -> tuple[str, ...]:
+    """The classes that a checkpoint was trained for, empty where it does not say so."""
+    return tuple(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ())
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')

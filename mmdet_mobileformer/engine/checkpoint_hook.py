@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Sampler
 
 from mmdet_mobileformer.engine.durable import PARTIAL_SUFFIX, write_durably
+from mmdet_mobileformer.engine.finite import check_weights
 from mmdet_mobileformer.engine.random_state import get_random_state, set_random_state
 from mmdet_mobileformer.engine.train_loop import ResumableTrainLoop
 
@@ -165,7 +166,12 @@ class DurableCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = dict(paths)
 
     def _write(self, runner: Runner, filename: str, meta: dict) -> None:
-        """Write one checkpoint and let ``last_checkpoint`` name it; every process takes part."""
+        """Write one checkpoint and let ``last_checkpoint`` name it; every process takes part.
+
+        Raises:
+            LocalError: If a weight or a running statistic is not finite: nothing is written.
+        """
+        check_weights(runner.model)
         self._random_states = all_gather_object(self._state_before_val or get_random_state())
         runner.save_checkpoint(
             self.out_dir,
@@ -183,8 +189,13 @@ class DurableCheckpointHook(CheckpointHook):
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names if is_main_process() else ():
-            with suppress(FileNotFoundError):  # a path with a folder stays as it is
-                os.remove(os.path.join(self.out_dir, name))
+            # A checkpoint that the run was resumed with may name a best one of another run.
+            if os.path.realpath(os.path.dirname(name) or self.out_dir) != os.path.realpath(
+                self.out_dir
+            ):
+                continue
+            with suppress(FileNotFoundError):
+                os.remove(os.path.join(self.out_dir, os.path.basename(name)))
 
     def _restore(self, runner: Runner, state: dict[str, Any]) -> None:
         """Bring random numbers, order of the data and position in the epoch back."""

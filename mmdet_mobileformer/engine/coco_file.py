@@ -287,7 +287,7 @@ def _check_finite_boxes(
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401 (whatever the JSON holds)
-    return type(value) in (int, float)
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def _doubled(values: Iterable[Any]) -> list[Any]:

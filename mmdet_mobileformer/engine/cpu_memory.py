@@ -8,6 +8,7 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST = 2**31 - 1
+_LARGEST_OF_OLD = 2**25  # what glibc takes as mmap threshold before 2.35
 
 
 def keep_freed_memory() -> bool:
@@ -17,18 +18,22 @@ def keep_freed_memory() -> bool:
     page by page, each set to zero: for an image of 800×1280 a quarter of a backbone's time
     (docs/benchmarks.md). Here the process keeps what its largest moment needed, and torch asks for
     large pages, if no tensor was made before. Only on Linux with glibc; where the environment
-    already says something (``MALLOC_*``), it is left alone.
+    already says something (``MALLOC_*``, ``GLIBC_TUNABLES``), it is left alone.
 
     Returns:
         Whether memory is kept now.
     """
     libc = _glibc()
-    if libc is None or any(name.startswith('MALLOC_') for name in os.environ):
+    tuned = 'glibc.malloc' in os.environ.get('GLIBC_TUNABLES', '')
+    if libc is None or tuned or any(name.startswith('MALLOC_') for name in os.environ):
         return False
-    os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
-    return bool(
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST)
-    )
+    if not libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST):
+        return False
+    thresholds = (_LARGEST, _LARGEST_OF_OLD)
+    kept = any(libc.mallopt(_M_MMAP_THRESHOLD, threshold) for threshold in thresholds)
+    if kept:
+        os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
+    return kept
 
 
 def release_freed_memory() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from mmdet.models.task_modules import AssignResult, HungarianAssigner
@@ -17,7 +18,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.engine.errors import LocalError, UserError
 
 SHOWN = 3
 
@@ -63,6 +64,26 @@ def _tensors(value: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 def _finite(value: Tensor) -> bool:
     return bool(value.isfinite().all())
+
+
+def check_weights(model: nn.Module) -> None:
+    """Check parameters and buffers of a model.
+
+    Raises:
+        LocalError: If one is not finite; the first ones are named.
+    """
+    wrong = [
+        name
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor) and value.is_floating_point() and not _finite(value)
+    ]
+    if wrong:
+        more = f' and {len(wrong) - SHOWN} more' if len(wrong) > SHOWN else ''
+        raise LocalError(
+            f'not finite: {", ".join(wrong[:SHOWN])}{more} of the model that was to be saved; '
+            'nothing was written, and the checkpoints before are kept: go on from one of them by '
+            '--resume.'
+        )
 
 
 class _NamedParameters:
@@ -127,25 +148,33 @@ class BFloat16OptimWrapper(FiniteOptimWrapper):
 
 
 @OPTIM_WRAPPERS.register_module()
-class FiniteAmpOptimWrapper(AmpOptimWrapper):
-    """mmengine's AmpOptimWrapper, which stops when no loss scale is small enough.
+class FiniteAmpOptimWrapper(_NamedParameters, AmpOptimWrapper):
+    """mmengine's AmpOptimWrapper, which stops when one step after the other has to be left out.
 
-    A gradient that overflows in float16 is usual: the step is left out and the loss is scaled
-    less. A gradient that is not finite by itself ends in a scale below 1.
+    A gradient that overflows in float16 is usual: the step is left out and, where the loss scale is
+    dynamic, the loss is scaled less. A gradient that is not finite by itself is so at any scale.
     """
+
+    max_skipped = 25  # a dynamic scale begins at 2^16 and is halved each time
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (mmengine's own)
+        super().__init__(*args, **kwargs)
+        self._skipped = 0
 
     def step(self, **kwargs: object) -> None:
         """Update the parameters, or leave the step out.
 
         Raises:
-            NonFiniteError: If the loss scale has fallen below 1.
+            NonFiniteError: If too many steps in a row had to be left out.
         """
+        try:
+            self.check_gradients()
+            self._skipped = 0
+        except NonFiniteError as error:
+            self._skipped += 1
+            if self._skipped > self.max_skipped:
+                raise NonFiniteError(f'{error}, in {self._skipped} steps one by one') from None
         super().step(**kwargs)
-        scale = self.loss_scaler.get_scale()
-        if scale < 1:
-            raise NonFiniteError(
-                f'not finite: the gradients of many steps, down to a float16 loss scale of {scale}'
-            )
 
 
 @TASK_UTILS.register_module()

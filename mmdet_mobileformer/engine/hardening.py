@@ -83,6 +83,13 @@ def harden_loading(cfg: Config, skip_bad_images: bool = False) -> None:
         cfg.data_check = dict(cfg.get('data_check') or {}, bad_images='skip')
 
 
+def require_in_checkpoint(cfg: Config, part: str) -> None:
+    """Stop, when the weights are loaded, if the checkpoint lacks a part of the detector."""
+    _add_hook(cfg, 'CheckpointFitHook')
+    hook = next(hook for hook in cfg.custom_hooks if _names(hook, 'CheckpointFitHook'))
+    hook['needed'] = sorted({part, *hook.get('needed', ())})
+
+
 def set_ema(cfg: Config, momentum: float) -> None:
     """Evaluate and save an exponential moving average of the weights beside the weights.
 

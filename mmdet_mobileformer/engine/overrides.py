@@ -15,6 +15,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
+from mmengine.dist import all_gather_object
 
 from mmdet_mobileformer.engine.config_tree import (
     SPLITS,
@@ -27,6 +28,7 @@ from mmdet_mobileformer.engine.config_tree import (
     walk_evaluators,
     walk_heads,
 )
+from mmdet_mobileformer.engine.distributed import on_main_process
 from mmdet_mobileformer.engine.errors import UserError
 from mmdet_mobileformer.engine.resume import find_resume_point, require_resumable
 
@@ -200,6 +202,8 @@ def set_amp(cfg: Config, dtype: str) -> None:
         dtype = 'fp16' if torch.cuda.is_available() else 'bf16'
     if dtype == 'bf16':
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+        for name in ('loss_scale', 'dtype', 'use_fp64'):  # of AmpOptimWrapper
+            cfg.optim_wrapper.pop(name, None)
         return
     if not torch.cuda.is_available():
         raise UserError('--amp fp16 needs a GPU; use --amp bf16 on the CPU.')
@@ -225,7 +229,8 @@ def set_auto_scale_lr(cfg: Config) -> None:
 def set_resume(cfg: Config, checkpoint: str, trust: bool = False) -> None:
     """Resume from a checkpoint, or with 'auto' from the newest whole one of the work directory.
 
-    Says which that is and what it passed over; where there is none, training begins anew.
+    Says which that is and what it passed over; where there is none, training begins anew. Of
+    several processes the first one searches, and all must see what it found.
 
     Args:
         cfg: The config, with ``work_dir``.
@@ -235,16 +240,29 @@ def set_resume(cfg: Config, checkpoint: str, trust: bool = False) -> None:
     Raises:
         UserError: If the file does not exist, is not whole or cannot be resumed from.
     """
+    path = on_main_process(_resumed, cfg.work_dir, checkpoint, trust)
+    blind = [rank for rank, seen in enumerate(all_gather_object(_is_there(path))) if not seen]
+    if blind:
+        raise UserError(
+            f'--resume {path}: the processes of rank {", ".join(map(str, blind))} do not see this '
+            'file; all machines need one work directory, or a copy of the checkpoint there.'
+        )
+    cfg.resume = path is not None
+    if path:
+        cfg.load_from = path
+
+
+def _resumed(work_dir: str, checkpoint: str, trust: bool) -> str | None:
     if checkpoint != 'auto':
         require_resumable(checkpoint, trust)
-        cfg.resume, cfg.load_from = True, checkpoint
-        return
-    point = find_resume_point(cfg.work_dir, trust)
-    if int(os.environ.get('RANK', 0)) == 0:
-        for sentence in point.passed_over:
-            print(f'--resume passes over: {sentence}', flush=True)
-        found = f'continues from {point.path}, the newest whole checkpoint'
-        print(f'--resume {found if point.path else f"finds none in {cfg.work_dir}"}.', flush=True)
-    cfg.resume = point.path is not None
-    if point.path:
-        cfg.load_from = point.path
+        return checkpoint
+    point = find_resume_point(work_dir, trust)
+    for sentence in point.passed_over:
+        print(f'--resume passes over: {sentence}', flush=True)
+    found = f'continues from {point.path}, the newest whole checkpoint'
+    print(f'--resume {found if point.path else f"finds none in {work_dir}"}.', flush=True)
+    return point.path
+
+
+def _is_there(path: str | None) -> bool:
+    return path is None or os.path.isfile(path)

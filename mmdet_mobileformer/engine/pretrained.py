@@ -10,13 +10,15 @@ from mmengine.runner import find_latest_checkpoint
 
 from mmdet_mobileformer.engine.config_tree import walk
 from mmdet_mobileformer.engine.errors import UserError
+from mmdet_mobileformer.engine.hardening import require_in_checkpoint
 
 
 def check_pretrained(cfg: Config) -> None:
     """Stop if a file that an ``init_cfg`` of type Pretrained names is missing.
 
     A run that continues from a whole detector (``load_from``, or a checkpoint to resume) does not
-    need the file: its ``init_cfg`` is dropped instead, in place. Addresses (``https://``,
+    need the file: its ``init_cfg`` is dropped instead, in place, and the checkpoint must have that
+    part of the detector. Addresses (``https://``,
     ``torchvision://`` and the like) are left to mmengine.
 
     Raises:
@@ -29,6 +31,7 @@ def check_pretrained(cfg: Config) -> None:
         for item in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
             if _missing(item) and replaced:
                 node['init_cfg'] = None
+                require_in_checkpoint(cfg, path.split('.')[1])
             elif _missing(item):
                 raise UserError(_advice(f'{path}.init_cfg', item['checkpoint'], cfg.filename))
 

@@ -22,7 +22,7 @@ class ResumePoint:
 
     Attributes:
         path: The checkpoint; None where there is none, and training begins anew.
-        passed_over: Sentences, one for each newer or equal file that is no whole checkpoint.
+        passed_over: Sentences, one for each newer file that is no whole checkpoint.
     """
 
     path: str | None
@@ -33,8 +33,9 @@ def find_resume_point(work_dir: str, trust: bool = False) -> ResumePoint:
     """Find the newest whole checkpoint of a run.
 
     Looks at every ``*.pth`` in the work directory, and where ``last_checkpoint`` points; best
-    checkpoints, which hold no optimiser, cannot be resumed from. Newest is what has trained the
-    most iterations.
+    checkpoints, which hold no optimiser, cannot be resumed from. Newest is what was written last;
+    where ``last_checkpoint`` names no file that is there (a folder that was copied), it is what has
+    trained the most iterations.
 
     Args:
         work_dir: The run's work directory; it need not exist.
@@ -42,11 +43,13 @@ def find_resume_point(work_dir: str, trust: bool = False) -> ResumePoint:
     """
     folders = [Path(work_dir)]
     pointer = folders[0] / 'last_checkpoint'
-    if pointer.is_file():
-        folders.append(Path(pointer.read_text().strip()).parent)
+    pointed = Path(pointer.read_text().strip()) if pointer.is_file() else None
+    if pointed is not None:
+        folders.append(pointed.parent)
     paths = {path.resolve(): path for folder in folders for path in sorted(folder.glob('*.pth*'))}
+    in_order = pointed is not None and pointed.is_file()
     newest, passed_over = None, []
-    for path in paths.values():
+    for path in sorted(paths.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if path.name.startswith('best_'):
             continue
         try:
@@ -54,12 +57,14 @@ def find_resume_point(work_dir: str, trust: bool = False) -> ResumePoint:
                 raise UserError(f'{path}: its writing was interrupted.')
             if path.suffix != '.pth':
                 continue
-            age = _age(require_resumable(str(path), trust), path)
+            age = _age(require_resumable(str(path), trust))
         except UserError as error:
             passed_over.append(str(error))
             continue
         if newest is None or age > newest[0]:
             newest = (age, str(path))
+        if in_order:
+            break
     return ResumePoint(newest and newest[1], tuple(passed_over))
 
 
@@ -88,7 +93,7 @@ def require_resumable(path: str, trust: bool = False) -> Mapping[str, Any]:
     return checkpoint
 
 
-def _age(checkpoint: Mapping[str, Any], path: Path) -> tuple[int, bool, float]:
+def _age(checkpoint: Mapping[str, Any]) -> tuple[int, bool]:
     """Orders checkpoints: by iterations; of the same iteration, the one after the validation."""
     validated = (checkpoint.get('resume_state') or {}).get('validated', False)
-    return checkpoint['meta']['iter'], validated, path.stat().st_mtime
+    return checkpoint['meta']['iter'], validated

@@ -13,7 +13,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
+from mmdet_mobileformer.checkpoints import load_checkpoint_as_data, trust_files
 from mmdet_mobileformer.errors import UserError
 
 Location = str | torch.device | Callable | None
@@ -34,7 +34,7 @@ def load_checkpoints_as_data(trust: bool = False) -> None:
     """
 
     def load_from_local(path: str, map_location: Location = None) -> dict[str, Any]:
-        return _move(load_checkpoint_as_data(path, trust=trust), map_location)
+        return _move(load_checkpoint_as_data(path), map_location)
 
     def load_from_http(
         path: str,
@@ -44,6 +44,7 @@ def load_checkpoints_as_data(trust: bool = False) -> None:
     ) -> dict[str, Any]:
         return load_from_local(_download(path, model_dir, progress), map_location)
 
+    trust_files(trust)
     CheckpointLoader.register_scheme('', load_from_local, force=True)
     CheckpointLoader.register_scheme(_HTTP, load_from_http, force=True)
     CheckpointLoader.register_scheme(_REMOTE, _refuse, force=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +42,9 @@ class TerminationHook(Hook):
         """Begin to listen; signals reach the main thread only."""
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._request)
+        loops = [runner.train_loop, runner.val_loop]
+        for loader in [loop.dataloader for loop in loops if loop is not None]:
+            loader.worker_init_fn = partial(_ignore_termination, loader.worker_init_fn)
 
     def after_train(self, runner: Runner) -> None:
         """Leave the signal to whoever had it."""
@@ -89,3 +94,14 @@ class TerminationHook(Hook):
                 flush=True,
             )
         raise SystemExit(EXIT_CODE)
+
+
+def _ignore_termination(then: Callable[[int], None] | None, worker_id: int) -> None:
+    """Start of a loader's worker: torchrun, Slurm and `timeout` signal the whole process group.
+
+    A worker that ended would end the training in the middle of an iteration; it ends with the
+    loader.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if then is not None:
+        then(worker_id)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export.nms import nms_keep
 from mmdet_mobileformer.models import MobileFormerDETR
+from mmdet_mobileformer.models.detr.detector import extend_images, round_up
 
 NO_LABEL = -1
 
@@ -119,12 +120,12 @@ class QueryDetections(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`AnchorDetections.forward`; there is always a label."""
         detector = self.detector
-        rows = torch.arange(image.shape[2], device=image.device)[:, None]
-        columns = torch.arange(image.shape[3], device=image.device)
+        rows = torch.arange(round_up(image.shape[2]), device=image.device)[:, None]
+        columns = torch.arange(round_up(image.shape[3]), device=image.device)
         height, width = image_size[:, :1, None], image_size[:, 1:, None]
         padding_mask = (rows >= height) | (columns >= width)  # (N, H, W)
 
-        features = detector.extract_feat(image, padding_mask)
+        features = detector.extract_feat(extend_images(image, padding_mask), padding_mask)
         decoder_inputs, _ = detector.pre_decoder(features[::-1])
         hidden = detector.forward_decoder(**decoder_inputs, padding_mask=padding_mask)
         logits, boxes = detector.bbox_head(**hidden)

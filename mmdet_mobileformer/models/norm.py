@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 @MODELS.register_module()
@@ -39,6 +40,7 @@ class _NormOverChannels(torch.autograd.Function):
         return torch.addcmul(bias[:, None, None], normed, weight[:, None, None])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN001 (torch's)
         normed, scale, weight = ctx.saved_tensors
         product = grad * normed
