@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import stat
+import subprocess
 import sys
 
 import pytest
@@ -67,10 +68,15 @@ def _fill_disk(name, *args):
     os.fsync = full
 
 
+def _terminate(name, *args):
+    """As torchrun, Slurm and `timeout` do: another process tells the group, loader workers too."""
+    command = ['bash', '-c', f'kill -TERM -- -{os.getpid()}']
+    subprocess.run(command, check=True, start_new_session=True)
+
+
 ACTIONS = dict(
     kill=_kill,
-    # As torchrun, Slurm and `timeout` do: loader workers are told too.
-    terminate=lambda name, *args: os.killpg(os.getpid(), signal.SIGTERM),
+    terminate=_terminate,
     fill_disk=_fill_disk,
 )
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import sys
 
 import cv2
@@ -10,9 +11,10 @@ import onnx
 import pytest
 import torch
 from coco_folder import CLASSES, write_annotations
-from e2e_model import MODEL, build_detector, draw_batch
+from e2e_model import MODEL, draw_batch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
+from PIL import Image
 from test_tools import ROOT, start
 from tiny_detector import retinanet, run_config
 
@@ -21,9 +23,7 @@ from mmdet_mobileformer.export import (
     Difference,
     OnnxDetector,
     compare,
-    describe,
     detection_graph,
-    export_detector,
     quantize_file,
 )
 from mmdet_mobileformer.export.nms import nms_keep
@@ -61,28 +61,20 @@ def retinanet_config():
     return cfg
 
 
-def small_end_to_end():
-    cfg = dict(type='MobileFormer', dynamic_relu='spatial', out_indices=(3, 4))
-    backbone = dict(retinanet()['backbone'], **cfg)
-    neck = dict(
-        type='ChannelMapper',
-        in_channels=[16, 16],
-        kernel_size=1,
-        out_channels=32,
-        act_cfg=None,
-        norm_cfg=dict(type='LayerNorm2d'),
-    )
-    return build_detector(SMALL_HEAD, backbone=backbone, neck=neck)
+def end_to_end_config():
+    backbone = dict(retinanet()['backbone'], dynamic_relu='spatial', out_indices=(3, 4))
+    cfg = dict(copy.deepcopy(MODEL), backbone=backbone)
+    cfg['neck'].update(in_channels=[16, 16])
+    cfg['decoder'].update(SMALL_HEAD)
+    return cfg
 
 
 def pictures():
     return [image.permute(1, 2, 0).numpy() for image in draw_batch([(120, 180)] * 3)['inputs']]
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
-    """A folder with data, config, checkpoint, and what tools/export_onnx.py made and said."""
-    folder = tmp_path_factory.mktemp('export')
+def export(folder, model, detector, *flags):
+    """Write data, config and checkpoint, and return what tools/export_onnx.py says to them."""
     for split in ('train2017', 'val2017'):
         (folder / 'data' / split).mkdir(parents=True)
     (folder / 'data' / 'annotations').mkdir()
@@ -113,22 +105,27 @@ def run(tmp_path_factory):
     for split in ('train2017', 'val2017'):
         write_annotations(folder / 'data', split, data)
 
-    settings = run_config(folder / 'data', folder / 'run', 1, model=retinanet_config())
+    settings = run_config(folder / 'data', folder / 'run', 1, model=model)
     for part in ('dataloader', 'evaluator', 'cfg'):
         settings[f'test_{part}'] = copy.deepcopy(settings[f'val_{part}'])
     settings['test_cfg']['type'] = 'TestLoop'
     settings['log_level'] = 'INFO'
     Config(settings).dump(folder / 'config.py')
-    torch.manual_seed(0)
-    detector = train_a_moment(MODELS.build(retinanet_config()), 60)
     meta = dict(dataset_meta=dict(classes=CLASSES))
     torch.save(dict(state_dict=detector.state_dict(), meta=meta), folder / 'model.pth')
-    done = start(
-        [sys.executable, ROOT / 'tools' / 'export_onnx.py', 'config.py', 'model.pth', 'model.onnx'],
-        folder,
-    )
+    files = ['config.py', 'model.pth', 'model.onnx']
+    done = start([sys.executable, ROOT / 'tools' / 'export_onnx.py', *files, *flags], folder)
     assert done.returncode == 0, done.stderr[-2000:]
-    return folder, detector, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """Folder with config, checkpoint and exported file of a RetinaNet, the detector, the output."""
+    folder = tmp_path_factory.mktemp('export')
+    torch.manual_seed(0)
+    detector = train_a_moment(MODELS.build(retinanet_config()), 60)
+    return folder, detector, export(folder, retinanet_config(), detector)
 
 
 def test_the_tool_compares_the_file_with_pytorch(run):
@@ -160,7 +157,10 @@ def test_evaluating_the_file_gives_the_ap_of_the_checkpoint(run):
 def test_the_documented_script_detects(run):
     folder, _, _ = run
     image = pictures()[0]
-    cv2.imwrite(str(folder / 'picture.png'), image)
+    turned = Image.fromarray(np.rot90(image[..., ::-1]))
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # to be turned back by whoever shows it
+    turned.save(folder / 'picture.png', exif=orientation)
     script = ROOT / 'docs' / 'onnx_inference.py'
     done = start([sys.executable, script, 'model.onnx', 'picture.png', '0.05'], folder)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -182,25 +182,38 @@ def test_the_documented_script_detects(run):
 
 @pytest.fixture(scope='module')
 def end_to_end(tmp_path_factory):
-    """The end-to-end detector, trained for a moment, and its file."""
-    path = tmp_path_factory.mktemp('end_to_end') / 'model.onnx'
+    """The end-to-end detector, trained for a moment, its file, and what the tool said."""
+    folder = tmp_path_factory.mktemp('end_to_end')
     torch.manual_seed(0)
-    detector = train_a_moment(small_end_to_end(), 30)
-    cfg = Config(dict(model=MODEL))
-    export_detector(detector, path, describe(cfg, CLASSES))
-    return detector, path
+    detector = MODELS.build(end_to_end_config())
+    detector.init_weights()
+    detector = train_a_moment(detector, 100)
+    output = export(folder, end_to_end_config(), detector, '--int8')
+    return detector, folder / 'model.onnx', output
 
 
 def test_the_end_to_end_detector_is_exported_too(end_to_end):
-    detector, path = end_to_end
+    detector, path, output = end_to_end
+    assert 'largest differences from PyTorch' in output and ' 0 detections on one side' in output
     exported = OnnxDetector(str(path), MODEL['data_preprocessor'])
     found = compare(detector, exported, pictures(), 1e-3, BATCHES)
     assert found.compared == 12 * sum(map(len, BATCHES))  # all queries, whatever their score
     assert found.within(0.1, 1e-3), found
 
 
+def test_the_tool_prints_what_8_bits_cost_and_both_figures_hold(end_to_end):
+    _, path, output = end_to_end
+    said = re.search(r'model\.int8\.onnx: .* AP (\S+) instead of (\S+), a loss of', output)
+    after, before = map(float, said.groups())
+    tool = [sys.executable, ROOT / 'tools' / 'test.py', 'config.py']
+    assert start([*tool, 'model.pth', '--work-dir', 'pth'], path.parent).returncode == 0
+    figure = json.loads(next((path.parent / 'pth').glob('*/*.json')).read_text())['coco/bbox_mAP']
+    assert before == pytest.approx(figure, abs=1e-3) and figure > 0.0
+    assert 0.0 <= after <= 1.0
+
+
 def test_half_weights_are_smaller_and_detect_nearly_the_same(end_to_end, tmp_path):
-    detector, path = end_to_end
+    detector, path, _ = end_to_end
     half = tmp_path / 'half.onnx'
     model = onnx.load(path)
     halve_weights(model)
@@ -212,7 +225,7 @@ def test_half_weights_are_smaller_and_detect_nearly_the_same(end_to_end, tmp_pat
 
 
 def test_quantised_file_computes_convolutions_in_8_bits(end_to_end, tmp_path):
-    _, path = end_to_end
+    _, path, _ = end_to_end
     generator = np.random.default_rng(0)
 
     def feeds(count):

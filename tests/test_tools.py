@@ -77,7 +77,7 @@ def test_training_logs_what_a_user_watches(trained):
     for figure in FIGURES:
         assert f'coco/bbox_{figure}:' in evaluation
     assert 'LR is set based on batch size of' in output  # mmengine scaled it: 2 images of 8
-    rate = float(re.search(r'base_lr: (\S+)', step)[1])
+    rate = float(re.search(r' lr: (\S+)', step)[1])
     whole = Config.fromfile(CONFIG)
     begun = whole.param_scheduler[0].start_factor
     assert rate == pytest.approx(

@@ -61,6 +61,7 @@ def run_config(data_root, work_dir, max_epochs, model=None, num_workers=0, batch
         return dict(
             batch_size=batch_size,
             num_workers=num_workers,
+            persistent_workers=num_workers > 0,
             sampler=dict(type='DefaultSampler', shuffle=split == 'train'),
             dataset=dict(
                 type='CocoDataset',

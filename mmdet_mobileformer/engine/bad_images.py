@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
@@ -138,8 +139,21 @@ class BadImageReportHook(Hook):
     def __init__(self, report_file: str) -> None:
         self.report_file = report_file
 
+    def before_train(self, runner: Runner) -> None:
+        """Begin with an empty list, unless the run continues one."""
+        if is_main_process() and not runner._resume:
+            with suppress(FileNotFoundError):
+                os.remove(self.report_file)
+
     def after_train(self, runner: Runner) -> None:
         """Log the number of images and the first of them."""
+        self._report(runner)
+
+    def after_test(self, runner: Runner) -> None:
+        """Log them after an evaluation too."""
+        self._report(runner)
+
+    def _report(self, runner: Runner) -> None:
         if not is_main_process():
             return
         found: dict[str, str] = {}

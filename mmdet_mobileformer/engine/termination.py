@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import parent_process
 from typing import Any
 
 import torch
@@ -42,9 +44,11 @@ class TerminationHook(Hook):
         """Begin to listen; signals reach the main thread only."""
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._request)
+        if not hasattr(signal, 'sigwaitinfo'):  # macOS, Windows
+            return
         loops = [runner.train_loop, runner.val_loop]
         for loader in [loop.dataloader for loop in loops if loop is not None]:
-            loader.worker_init_fn = partial(_ignore_termination, loader.worker_init_fn)
+            loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
 
     def after_train(self, runner: Runner) -> None:
         """Leave the signal to whoever had it."""
@@ -96,12 +100,19 @@ class TerminationHook(Hook):
         raise SystemExit(EXIT_CODE)
 
 
-def _ignore_termination(then: Callable[[int], None] | None, worker_id: int) -> None:
-    """Start of a loader's worker: torchrun, Slurm and `timeout` signal the whole process group.
+def _start_worker(then: Callable[[int], None] | None, worker_id: int) -> None:
+    """Start of a loader's worker: end it on SIGTERM from the process that it works for alone.
 
-    A worker that ended would end the training in the middle of an iteration; it ends with the
-    loader.
+    torchrun, Slurm and `timeout` tell the whole process group, and a training whose workers end
+    ends in the middle of an iteration.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_by, args=(parent_process().pid,), daemon=True).start()
     if then is not None:
         then(worker_id)
+
+
+def _end_by(sender: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+    os._exit(0)
