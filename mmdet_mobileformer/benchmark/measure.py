@@ -161,6 +161,8 @@ def _onnx_run(model: nn.Module, images: Tensor, threads: int, level: str) -> Cal
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        # Or its threads would go on waiting busily while the next model is measured.
+        options.add_session_config_entry('session.force_spinning_stop', '1')
         session = onnxruntime.InferenceSession(
             str(path), options, providers=['CPUExecutionProvider']
         )
