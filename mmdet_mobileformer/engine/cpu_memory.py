@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Let malloc keep freed memory for the next map, in large pages.
 
     By default glibc returns the memory of every large map to the system, which hands it out again
-    page by page, each set to zero: for an image of 800×1280 a quarter of a backbone's time
+    page by page, each set to zero: for an image of 800×1280 a third of a backbone's time
     (docs/benchmarks.md). Here the process keeps what its largest moment needed, and torch asks for
     large pages, if no tensor was made before. Only on Linux with glibc; where the environment
     already says something (``MALLOC_*``, ``GLIBC_TUNABLES``), it is left alone.
