@@ -27,8 +27,9 @@ BLOCKS = (MobileFormerBlock, LiteBottleneck, HeadBlock, ScaleFusion)
 # Blocks of different widths share their code, and training and evaluation, batches of one and of
 # more, full and padded ones are variants of each.
 RECOMPILE_LIMIT = 128
-# With channels-last strides inductor (torch 2.13) cannot compile a backward pass for free sizes.
-TRAINING_OPTIONS = dict(options=dict(layout_optimization=False))
+# Inductor (torch 2.13) cannot compile all backward passes for free sizes, so training compiles for
+# each size of image (our decision).
+TRAINING_OPTIONS = dict(dynamic=False)
 
 
 @HOOKS.register_module()
