@@ -13,7 +13,7 @@ from mmdet_mobileformer.benchmark.report import growth
 from mmdet_mobileformer.errors import UserError
 
 
-@pytest.mark.parametrize('variant', ['+plain', '+cp'])
+@pytest.mark.parametrize('variant', ['+plain', '+fused', '+cp'])
 @pytest.mark.parametrize('mode', ['', '+spatial'])
 def test_variants_compute_the_same(variant, mode):
     images = torch.randn(1, 3, 64, 96)

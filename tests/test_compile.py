@@ -82,16 +82,23 @@ def shortest(kind):
     lite, down, *_, bottleneck, _ = BACKBONE['arch']['blocks']
     blocks = [lite, down, dict(bottleneck, mid_channels=16, out_channels=8)]
     arch = dict(BACKBONE['arch'], blocks=blocks)
-    backbone = dict(BACKBONE, arch=arch, out_indices=(1,))
+    backbone = dict(BACKBONE, arch=arch, out_indices=(0, 1))
     if kind == 'backbone':
         return backbone
+    if kind == 'retinanet':
+        cfg = retinanet()
+        cfg['neck'].update(in_channels=[4, 8])
+        return dict(cfg, backbone=backbone)
     cfg = dict(copy.deepcopy(MODEL), backbone=dict(backbone, dynamic_relu='spatial'))
-    cfg['neck'].update(in_channels=[8])
-    cfg['decoder']['scales'] = [dict(num_blocks=2, mobile='lite', mid_channels=32)]
+    cfg['neck'].update(in_channels=[4, 8])
+    cfg['decoder']['scales'] = [
+        dict(num_blocks=1, mobile='attention', mid_channels=16),
+        dict(num_blocks=2, mobile='lite', mid_channels=32),
+    ]
     return cfg
 
 
-@pytest.mark.parametrize('kind', ['backbone', 'e2e'])
+@pytest.mark.parametrize('kind', ['backbone', 'retinanet', 'e2e'])
 def test_a_whole_graph_trains_at_every_size(kind):
     torch.manual_seed(0)
     model = MODELS.build(shortest(kind)).train()

@@ -179,7 +179,7 @@ def main() -> None:
     if args.data_root:
         overrides.set_data_root(cfg, args.data_root)
     check_checkpoint(args.checkpoint)
-    classes = checkpoint_classes(args.checkpoint, args.trust_checkpoint)
+    classes = checkpoint_classes(args.checkpoint)
     if classes:
         overrides.set_classes(cfg, classes)
     compared_on = pictures(cfg, args.images)

@@ -65,7 +65,7 @@ def main() -> None:
         )
     if args.classes:
         # The file knows what its head was sized for; the data may hold more.
-        classes = _classes_of(args.checkpoint, args.trust_checkpoint)
+        classes = _classes_of(args.checkpoint)
         overrides.set_classes(cfg, classes or overrides.annotated_classes(cfg))
     if exported:
         from mmdet_mobileformer.export import use_onnx_file  # needs ONNX Runtime
@@ -88,9 +88,9 @@ def main() -> None:
     runner.test()
 
 
-def _classes_of(path: str, trust: bool) -> tuple[str, ...] | None:
+def _classes_of(path: str) -> tuple[str, ...] | None:
     if not path.endswith('.onnx'):
-        return checkpoint_classes(path, trust)
+        return checkpoint_classes(path)
     from mmdet_mobileformer.export import onnx_classes  # needs ONNX Runtime
 
     return onnx_classes(path)

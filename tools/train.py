@@ -88,7 +88,7 @@ def main() -> None:
     harden_loading(cfg, args.skip_bad_images)
     init_distributed(cfg, args.launcher)
     if args.resume:
-        overrides.set_resume(cfg, args.resume, args.trust_checkpoint)
+        overrides.set_resume(cfg, args.resume)
     check_pretrained(cfg)
     on_main_process(run_data_check, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
     runner = build_runner(cfg)

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -120,8 +119,7 @@ def prepare(case: Case, device: str) -> Callable[[], None]:
         images = images.to(memory_format=torch.channels_last)
     if case.runtime == 'compiled':
         model.compile(dynamic=False)
-    train = partial(_training_run, dtype=dtype)
-    run = (train if case.training else _inference_run)(model, images)
+    run = _training_run(model, images, dtype) if case.training else _inference_run(model, images)
     run()
     run()
     if case.training:

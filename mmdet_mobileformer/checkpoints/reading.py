@@ -21,25 +21,27 @@ _WEIGHTS = ('state_dict', 'model')
 _EMA_WEIGHTS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')
 
 
-_trust_by_default = False
+_trusted = False
 
 
 def trust_files(trust: bool) -> None:
-    """Say whether the user vouches for every file of this process (``--trust-checkpoint``)."""
-    global _trust_by_default
-    _trust_by_default = trust
+    """Say whether the user vouches for every file of this process (``--trust-checkpoint``).
+
+    Args:
+        trust: Whether to load whatever Python objects a file holds, which may run code.
+    """
+    global _trusted
+    _trusted = trust
 
 
-def load_checkpoint_as_data(path: str | os.PathLike, trust: bool | None = None) -> dict[str, Any]:
+def load_checkpoint_as_data(path: str | os.PathLike) -> dict[str, Any]:
     """Read a local checkpoint: PyTorch's format or safetensors, recognised by its content.
 
     Beside tensors and plain values, the few types are allowed that the checkpoints of mmengine and
     timm hold: the buffers of mmengine's log, NumPy's arrays and numbers, ``argparse.Namespace``.
 
     Args:
-        path: The file.
-        trust: Load whatever Python objects the file holds, which may run code. Only for a file
-            whose origin the user vouches for. None: as :func:`trust_files` said, by default not.
+        path: The file. Where :func:`trust_files` said so it may hold any Python objects.
 
     Returns:
         The checkpoint with its tensors on the CPU. For safetensors ``state_dict`` and ``meta`` (the
@@ -48,7 +50,6 @@ def load_checkpoint_as_data(path: str | os.PathLike, trust: bool | None = None) 
     Raises:
         UserError: If the file is missing, holds more than data, is damaged, or is no checkpoint.
     """
-    trust = _trust_by_default if trust is None else trust
     path = os.path.expanduser(os.fspath(path))
     if not os.path.isfile(path):
         raise UserError(f'the checkpoint {path} does not exist (looked from {os.getcwd()}).')
@@ -56,7 +57,7 @@ def load_checkpoint_as_data(path: str | os.PathLike, trust: bool | None = None) 
         return _load_safetensors(path)
     try:
         with torch.serialization.safe_globals(_safe_types()):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=not trust)
+            checkpoint = torch.load(path, map_location='cpu', weights_only=not _trusted)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from None
     except Exception as error:  # a damaged file makes torch raise almost anything

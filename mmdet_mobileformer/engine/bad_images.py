@@ -147,13 +147,13 @@ class BadImageReportHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Log the number of images and the first of them."""
-        self._report(runner)
+        self._log_images(runner)
 
     def after_test(self, runner: Runner) -> None:
         """Log them after an evaluation too."""
-        self._report(runner)
+        self._log_images(runner)
 
-    def _report(self, runner: Runner) -> None:
+    def _log_images(self, runner: Runner) -> None:
         if not is_main_process():
             return
         found: dict[str, str] = {}

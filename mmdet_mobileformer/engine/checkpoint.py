@@ -19,19 +19,18 @@ def check_checkpoint(path: str) -> None:
         raise UserError(f'the checkpoint {path} does not exist (looked from {os.getcwd()}).')
 
 
-def checkpoint_classes(path: str, trust: bool = False) -> tuple[str, ...] | None:
+def checkpoint_classes(path: str) -> tuple[str, ...] | None:
     """Class names that a local checkpoint of mmengine was trained for, if it says so.
 
     Args:
         path: The file.
-        trust: Read it even if it holds more than data.
 
     Raises:
         UserError: If the file holds more than data, or cannot be read.
     """
     if not os.path.isfile(path):
         return None
-    checkpoint = load_checkpoint_as_data(path, trust)
+    checkpoint = load_checkpoint_as_data(path)
     meta: dict[str, Any] = checkpoint.get('meta') or {}
     classes = (meta.get('dataset_meta') or {}).get('classes')
     return tuple(classes) if classes else None

@@ -54,6 +54,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that ``args.config`` names and merge ``args.cfg_options``.
 
+    The process is prepared for running it: what mmdet registers, how checkpoints are read, memory.
+
     Raises:
         UserError: If the config file, or one that it builds on, does not exist, or a module that it
             imports.

@@ -226,7 +226,7 @@ def set_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def set_resume(cfg: Config, checkpoint: str, trust: bool = False) -> None:
+def set_resume(cfg: Config, checkpoint: str) -> None:
     """Resume from a checkpoint, or with 'auto' from the newest whole one of the work directory.
 
     Says which that is and what it passed over; where there is none, training begins anew. Of
@@ -235,12 +235,11 @@ def set_resume(cfg: Config, checkpoint: str, trust: bool = False) -> None:
     Args:
         cfg: The config, with ``work_dir``.
         checkpoint: A file, or 'auto'.
-        trust: Read files whose contents are more than data.
 
     Raises:
         UserError: If the file does not exist, is not whole or cannot be resumed from.
     """
-    path = on_main_process(_resumed, cfg.work_dir, checkpoint, trust)
+    path = on_main_process(_resumed, cfg.work_dir, checkpoint)
     blind = [rank for rank, seen in enumerate(all_gather_object(_is_there(path))) if not seen]
     if blind:
         raise UserError(
@@ -252,11 +251,11 @@ def set_resume(cfg: Config, checkpoint: str, trust: bool = False) -> None:
         cfg.load_from = path
 
 
-def _resumed(work_dir: str, checkpoint: str, trust: bool) -> str | None:
+def _resumed(work_dir: str, checkpoint: str) -> str | None:
     if checkpoint != 'auto':
-        require_resumable(checkpoint, trust)
+        require_resumable(checkpoint)
         return checkpoint
-    point = find_resume_point(work_dir, trust)
+    point = find_resume_point(work_dir)
     for sentence in point.passed_over:
         print(f'--resume passes over: {sentence}', flush=True)
     found = f'continues from {point.path}, the newest whole checkpoint'

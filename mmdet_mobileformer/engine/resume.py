@@ -29,7 +29,7 @@ class ResumePoint:
     passed_over: tuple[str, ...] = ()
 
 
-def find_resume_point(work_dir: str, trust: bool = False) -> ResumePoint:
+def find_resume_point(work_dir: str) -> ResumePoint:
     """Find the newest whole checkpoint of a run.
 
     Looks at every ``*.pth`` in the work directory, and where ``last_checkpoint`` points; best
@@ -39,7 +39,6 @@ def find_resume_point(work_dir: str, trust: bool = False) -> ResumePoint:
 
     Args:
         work_dir: The run's work directory; it need not exist.
-        trust: Read files whose contents are more than data.
     """
     folders = [Path(work_dir)]
     pointer = folders[0] / 'last_checkpoint'
@@ -57,7 +56,7 @@ def find_resume_point(work_dir: str, trust: bool = False) -> ResumePoint:
                 raise UserError(f'{path}: its writing was interrupted.')
             if path.suffix != '.pth':
                 continue
-            age = _age(require_resumable(str(path), trust))
+            age = _age(require_resumable(str(path)))
         except UserError as error:
             passed_over.append(str(error))
             continue
@@ -68,7 +67,7 @@ def find_resume_point(work_dir: str, trust: bool = False) -> ResumePoint:
     return ResumePoint(newest and newest[1], tuple(passed_over))
 
 
-def require_resumable(path: str, trust: bool = False) -> Mapping[str, Any]:
+def require_resumable(path: str) -> Mapping[str, Any]:
     """Read a checkpoint to resume from, after comparing every byte with its checksums.
 
     Raises:
@@ -86,7 +85,7 @@ def require_resumable(path: str, trust: bool = False) -> Mapping[str, Any]:
         raise UserError(f'{path} is not whole ({error}).') from None
     if damaged:
         raise UserError(f'{path} is damaged (the checksum of {damaged} is wrong).')
-    checkpoint = load_checkpoint_as_data(path, trust=trust)
+    checkpoint = load_checkpoint_as_data(path)
     missing = [name for name in _NEEDED if name not in checkpoint]
     if missing:
         raise UserError(f'{path} cannot be resumed from: it has no {", ".join(missing)}.')
