@@ -43,8 +43,6 @@ class CheckpointFitHook(Hook):
             UserError: If the checkpoint does not fit; the message says what differs.
         """
         path = runner._load_from if isinstance(runner._load_from, str) else 'to resume from'
-        # mmengine would run this text as a config; what it writes itself is `cfg`.
-        (checkpoint.get('meta') or {}).pop('config', None)
         _, weights = select_state_dict(checkpoint, path)
         checkpoint['state_dict'] = weights
         model = runner.model

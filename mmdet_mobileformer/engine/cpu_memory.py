@@ -8,7 +8,7 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST = 2**31 - 1
-_LARGEST_OF_OLD = 2**25  # what glibc takes as mmap threshold before 2.35
+_LARGEST_OF_OLD = 2**25  # what older glibc takes as mmap threshold at most (HEAP_MAX_SIZE / 2)
 
 
 def keep_freed_memory() -> bool:

@@ -173,7 +173,7 @@ class FiniteAmpOptimWrapper(_NamedParameters, AmpOptimWrapper):
         except NonFiniteError as error:
             self._skipped += 1
             if self._skipped > self.max_skipped:
-                raise NonFiniteError(f'{error}, in {self._skipped} steps one by one') from None
+                raise NonFiniteError(f'{error}, in {self._skipped} steps in a row') from None
         super().step(**kwargs)
 
 

@@ -34,7 +34,11 @@ def load_checkpoints_as_data(trust: bool = False) -> None:
     """
 
     def load_from_local(path: str, map_location: Location = None) -> dict[str, Any]:
-        return _move(load_checkpoint_as_data(path), map_location)
+        checkpoint = load_checkpoint_as_data(path)
+        # When it resumes, mmengine would run this text as a config; what it writes itself is `cfg`.
+        if isinstance(checkpoint.get('meta'), dict):
+            checkpoint['meta'].pop('config', None)
+        return _move(checkpoint, map_location)
 
     def load_from_http(
         path: str,
