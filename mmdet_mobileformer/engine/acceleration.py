@@ -27,9 +27,9 @@ BLOCKS = (MobileFormerBlock, LiteBottleneck, HeadBlock, ScaleFusion)
 # Blocks of different widths share their code, and training and evaluation, batches of one and of
 # more, full and padded ones are variants of each.
 RECOMPILE_LIMIT = 128
-# Inductor (torch 2.13) cannot compile all backward passes for free sizes, so training compiles for
-# each size of image (our decision).
-TRAINING_OPTIONS = dict(dynamic=False)
+# On a CPU inductor lays maps out channels last, and then cannot reason about the strides of all
+# backward passes of free sizes (torch 2.13: ValueRangeError, or sizes that become fixed).
+TRAINING_OPTIONS = dict(layout_optimization=False)
 
 
 @HOOKS.register_module()
@@ -56,8 +56,7 @@ class AccelerationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Compile."""
         if self.compile_model:
-            options = TRAINING_OPTIONS if self.backend == 'inductor' else {}
-            compile_detector(unwrap(runner.model), backend=self.backend, **options)
+            compile_detector(unwrap(runner.model), training=True, backend=self.backend)
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Fold, then compile."""
@@ -114,7 +113,11 @@ def _recomputing(module: nn.Module) -> Any:  # noqa: ANN401 (a forward method li
     return wrapper
 
 
-def compile_detector(detector: nn.Module, **options: Any) -> None:  # noqa: ANN401 (torch.compile's own)
+def compile_detector(
+    detector: nn.Module,
+    training: bool = False,
+    **options: Any,  # noqa: ANN401 (torch.compile's own)
+) -> None:
     """Compile the parts of a detector in place, for images of any size.
 
     Our decision: backbone, neck, encoder, decoder and head are compiled, each as it is called, and
@@ -124,15 +127,34 @@ def compile_detector(detector: nn.Module, **options: Any) -> None:  # noqa: ANN4
 
     Args:
         detector: Any of mmdet's detectors.
+        training: Whether it is to be trained.
         **options: For ``torch.compile``; ``dynamic=True`` unless given.
     """
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    options = {'dynamic': True, **options}
+    if training and options.get('backend', 'inductor') == 'inductor':
+        free_sizes_in_backward()
+        options['options'] = {**TRAINING_OPTIONS, **options.get('options', {})}
     for part in PARTS:
         module = getattr(detector, part, None)
         if isinstance(module, nn.Module):
             blocks = [child for child in module.modules() if isinstance(child, BLOCKS)]
             for region in blocks or [module]:
-                region.compile(**{'dynamic': True, **options})
+                region.compile(**options)
+
+
+def free_sizes_in_backward() -> None:
+    """Let inductor call a convolution's backward pass as eager mode does, in this process.
+
+    The rule that torch 2.13 has for it fixes the sizes of images, so that every size would be
+    compiled anew.
+    """
+    from torch._inductor import lowering  # here, since they take seconds
+    from torch._inductor.kernel import conv
+
+    fallback = getattr(conv, 'aten_convolution_backward_fallback', None)
+    if fallback is not None:
+        lowering.lowerings[torch.ops.aten.convolution_backward.default] = fallback
 
 
 def fuse_detector(detector: nn.Module) -> None:
