@@ -17,6 +17,7 @@ from mmdet_mobileformer.engine.acceleration import (
     compile_detector,
     fuse_detector,
 )
+from mmdet_mobileformer.models.mobile import LiteBottleneck
 
 SIZES = [(64, 96), (96, 64), (128, 128), (75, 129), (160, 101)]
 KINDS = {
@@ -98,7 +99,14 @@ def shortest(kind):
     return cfg
 
 
-@pytest.mark.parametrize('kind', ['backbone', 'retinanet', 'e2e'])
+def gradients_of(run, parameters, *inputs):
+    for parameter in parameters:
+        parameter.grad = None
+    sum(output.square().mean() for output in tensors(run(*inputs))).backward()
+    return [parameter.grad for parameter in parameters]
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'e2e'])
 def test_a_whole_graph_trains_at_every_size(kind):
     torch.manual_seed(0)
     model = MODELS.build(shortest(kind)).train()
@@ -106,16 +114,35 @@ def test_a_whole_graph_trains_at_every_size(kind):
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
+    parameters = list(model.parameters())
     for index, size in enumerate(SIZES[1:4]):
         if index == 1:
             torch.compiler.set_stance('fail_on_recompile')
         images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(index))
-        gradients = []
-        for run in (model, compiled):
-            model.zero_grad()
-            sum(output.square().mean() for output in tensors(run(images))).backward()
-            gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+        ours, theirs = (gradients_of(run, parameters, images) for run in (compiled, model))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_machine_code_of_a_block_trains_at_every_size():
+    # Of the smallest with dynamic ReLU, since inductor takes minutes for a detector.
+    torch.manual_seed(0)
+    norm_cfg = dict(type='BN', eps=1e-3)
+    detector = torch.nn.Module()
+    detector.backbone = LiteBottleneck(8, 16, 8, norm_cfg, token_dim=16).train()
+    compiled = copy.deepcopy(detector)
+    compile_detector(compiled, training=True, fullgraph=True)
+    # The first map is as wide as a token. Inductor sums more than 4096 numbers by other code; none
+    # of these maps has as many.
+    for index, (height, width) in enumerate([(24, 16), (16, 24), (19, 33), (22, 22)]):
+        if index == 1:
+            torch.compiler.set_stance('fail_on_recompile')
+        inputs = torch.randn(2, 8, height, width), torch.randn(2, 3, 16)
+        assignment = torch.randn(2, 3, height, width).softmax(1)
+        ours, theirs = (
+            gradients_of(one.backbone, list(one.parameters()), *inputs, assignment)
+            for one in (compiled, detector)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(('dynamic_relu', 'with_cp'), [('token', False), ('spatial', True)])

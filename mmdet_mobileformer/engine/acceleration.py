@@ -131,6 +131,8 @@ def compile_detector(
         **options: For ``torch.compile``; ``dynamic=True`` unless given.
     """
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    # Or sizes that are equal by chance when it is compiled would have to stay equal.
+    torch.fx.experimental._config.use_duck_shape = False
     options = {'dynamic': True, **options}
     if training and options.get('backend', 'inductor') == 'inductor':
         free_sizes_in_backward()

@@ -45,9 +45,8 @@ class DynamicReLU(nn.Module):
             low, high = torch.minimum(first, second), torch.maximum(first, second)
             return _TwoSlopes.apply(features, low, high - low)
         first, second = slopes.transpose(1, 2).chunk(2, dim=1)  # (N, C, M)
-        assignment = assignment.to(features.dtype).flatten(2)  # (N, M, HW)
-        update = _SpatialTwoSlopes.apply(features.flatten(2), second, first - second, assignment)
-        return update.unflatten(2, features.shape[-2:])
+        assignment = assignment.to(features.dtype)
+        return _SpatialTwoSlopes.apply(features, second, first - second, assignment)
 
     def _slopes(self, tokens: Tensor) -> Tensor:
         """Slopes a1 and a2 of every token: (N, M, D) to (N, M, 2C)."""
@@ -81,28 +80,38 @@ class _TwoSlopes(torch.autograd.Function):
 class _SpatialTwoSlopes(torch.autograd.Function):
     """``base * x + relu(change * x)`` with slopes per pixel, which backward makes again.
 
-    x is (N, C, HW), the tokens' slopes (N, C, M) each, the assignment (N, M, HW).
+    x is (N, C, H, W), the tokens' slopes (N, C, M) each, the assignment (N, M, H, W).
     """
 
     @staticmethod
     def forward(ctx, features: Tensor, base: Tensor, change: Tensor, assignment: Tensor) -> Tensor:  # noqa: ANN001
         ctx.save_for_backward(features, base, change, assignment)
-        update = (change @ assignment).mul_(features).relu_()
-        return update.addcmul_(features, base @ assignment)
+        update = _spread(change, assignment).mul_(features).relu_()
+        return update.addcmul_(features, _spread(base, assignment))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN001 (torch's)
         features, base, change, assignment = ctx.saved_tensors
-        change_map = change @ assignment
+        change_map = _spread(change, assignment)
         bend = change_map * features  # positive where relu lets it pass
         grad_base_map = grad * features
         grad_change_map = _where_positive(bend, grad_base_map)
-        grad_features = _where_positive(bend, change_map).add_(base @ assignment).mul_(grad)
-        grad_base = grad_base_map @ assignment.transpose(1, 2)
-        grad_change = grad_change_map @ assignment.transpose(1, 2)
-        grad_assignment = base.transpose(1, 2) @ grad_base_map
-        grad_assignment = grad_assignment + change.transpose(1, 2) @ grad_change_map
+        grad_features = _where_positive(bend, change_map).add_(_spread(base, assignment)).mul_(grad)
+        grad_base = _gather(grad_base_map, assignment)
+        grad_change = _gather(grad_change_map, assignment)
+        grad_assignment = _spread(base.transpose(1, 2), grad_base_map)
+        grad_assignment = grad_assignment + _spread(change.transpose(1, 2), grad_change_map)
         return grad_features, grad_base, grad_change, grad_assignment
+
+
+def _spread(slopes: Tensor, maps: Tensor) -> Tensor:
+    """Sum of maps weighted by slopes: (N, C, M) and (N, M, H, W) to (N, C, H, W)."""
+    return (slopes @ maps.flatten(2)).unflatten(2, maps.shape[-2:])
+
+
+def _gather(one: Tensor, other: Tensor) -> Tensor:
+    """Products of two maps summed over the pixels: (N, C, H, W), (N, M, H, W) to (N, C, M)."""
+    return one.flatten(2) @ other.flatten(2).transpose(1, 2)
 
 
 def _where_positive(condition: Tensor, values: Tensor) -> Tensor:
