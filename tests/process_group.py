@@ -14,14 +14,19 @@ import torch._dynamo  # every optimiser imports it
 import torch.distributed as torch_dist
 from e2e_model import MODEL
 from free_port import free_port
+from interrupted_run import StepHook, Steps
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.dist import get_rank
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
-from tiny_detector import retinanet, run_config
+from run_tool import run_tool
+from tiny_detector import plain_text, retinanet, run_config
 
 from mmdet_mobileformer.engine import CPUDistributedDataParallel, FiniteOptimWrapper
 from mmdet_mobileformer.engine.distributed import init_distributed
+from mmdet_mobileformer.engine.errors import UserError
+from mmdet_mobileformer.engine.overrides import set_resume
 
 
 def detector(kind):
@@ -63,6 +68,40 @@ def evaluate(data_root, work_dir, launcher='none'):
     return Runner.from_cfg(cfg).test()
 
 
+@HOOKS.register_module()
+class SecondToldHook(StepHook):
+    """Tells the second process alone to end, at its given step (0: never).
+
+    Each process writes down in a file of its own which images it trained on.
+    """
+
+    def __init__(self, folder, step):
+        rank = get_rank()
+        steps = Steps(step if rank == 1 else 0, 'terminate')
+        super().__init__(steps, os.path.join(folder, f'order{rank}.txt'))
+
+
+def train(config, flags, launcher):
+    """Run `tools/train.py` and end with its code."""
+    os.setsid()  # what the second process is sent must not reach the first
+    Config.pretty_text = property(plain_text)  # its formatting takes longer than the training
+    sys.exit(run_tool('train', config, '--launcher', launcher, *flags))
+
+
+def resume(folders, checkpoints, launcher):
+    """What each process, in a folder of its own, is answered when it resumes from a checkpoint."""
+    os.chdir(folders[get_rank()])
+    answers = []
+    for checkpoint in checkpoints:
+        cfg = Config(dict(work_dir='.'))
+        try:
+            set_resume(cfg, checkpoint)
+            answers.append(cfg.load_from)
+        except UserError as error:
+            answers.append(str(error))
+    return answers
+
+
 def _member(rank, world_size, port, results, function, args):
     torch.set_num_threads(1)
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
@@ -79,8 +118,11 @@ def _member(rank, world_size, port, results, function, args):
 _CONTEXT = multiprocessing.get_context('forkserver')
 
 
-def run_group(function, args, folder, world_size=2):
-    """Call :func:`take_steps` or :func:`evaluate` in a group; return the result of each process."""
+def run_group(function, args, folder, world_size=2, code=0):
+    """Call one of the functions above in a group; return what it gives in each process.
+
+    A function that ends its process gives nothing; all processes must end with the given code.
+    """
     _CONTEXT.set_forkserver_preload([__name__, 'interrupted_run'])
     port = free_port()
     members = [
@@ -96,5 +138,6 @@ def run_group(function, args, folder, world_size=2):
         member.join(90)
         if member.is_alive():  # a hanging group must fail the test, not stop it
             member.kill()
-    assert [member.exitcode for member in members] == [0] * world_size
-    return [torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(world_size)]
+    assert [member.exitcode for member in members] == [code] * world_size
+    results = [folder / f'{rank}.pth' for rank in range(world_size)]
+    return [torch.load(path, weights_only=False) for path in results if path.exists()]

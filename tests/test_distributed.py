@@ -1,6 +1,8 @@
 """Launchers, errors that all processes of a group see, and two processes that work as one."""
 
 import os
+import shutil
+import signal
 
 import pytest
 import torch
@@ -9,12 +11,15 @@ from coco_folder import write_coco_folder
 from detector_step import tiny_batch
 from free_port import free_port
 from mmengine.config import Config
-from process_group import detector, evaluate, run_group, take_steps
+from process_group import detector, evaluate, resume, run_group, take_steps, train
+from tiny_detector import plain_text, run_config
 from torch import nn
 
+from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
 from mmdet_mobileformer.engine import CPUDistributedDataParallel
 from mmdet_mobileformer.engine.distributed import init_distributed, on_main_process
 from mmdet_mobileformer.engine.errors import UserError
+from mmdet_mobileformer.engine.resume import require_resumable
 
 VARIABLES = {
     'pytorch': dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0'),
@@ -114,3 +119,84 @@ def test_two_processes_evaluate_as_one(tmp_path):
     groups = run_group(evaluate, (data, tmp_path / 'two'), tmp_path)
     assert figures == groups[0] == groups[1]
     assert max(figures.values()) > 0  # something was found
+
+
+MAX_EPOCHS = 4
+LAST = f'epoch_{MAX_EPOCHS}.pth'
+TERMINATED = 128 + signal.SIGTERM
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Two steps of two processes an epoch, and one image more to validate for the first."""
+    return write_coco_folder(tmp_path_factory.mktemp('data') / 'coco', num_train=8, num_val=3)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(data, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('uninterrupted')
+    train_in_two(data, work_dir)
+    return work_dir
+
+
+def train_in_two(data, work_dir, terminate_at=0):
+    """Train in two processes, of which the second alone is told to end at its given step."""
+    cfg = Config(run_config(data, work_dir, MAX_EPOCHS))
+    cfg.randomness = dict(seed=3, diff_rank_seed=True)  # drop path and flips of its own in each
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=8)
+    cfg.val_dataloader.batch_size = 1
+    cfg.val_dataloader.sampler.round_up = False
+    cfg.custom_hooks = [dict(type='SecondToldHook', folder=str(work_dir), step=terminate_at)]
+    (config := work_dir / 'config.py').write_text(plain_text(cfg))
+    flags = ('--resume', '--auto-scale-lr', '--ema', '0.1')
+    run_group(train, (config, flags), work_dir, code=TERMINATED if terminate_at else 0)
+
+
+def orders(work_dir):
+    """Iterations and images of each process, a line each."""
+    return [(work_dir / f'order{rank}.txt').read_text().splitlines() for rank in range(2)]
+
+
+def test_sigterm_to_one_of_two_processes_changes_nothing(data, uninterrupted, tmp_path):
+    whole = orders(uninterrupted)
+    assert len(whole[0]) == 2 * MAX_EPOCHS and whole[0] != whole[1]
+    # Within an epoch; and, two steps later, within the validation.
+    for step, moment in ((3, (3, 1)), (2, (4, 0))):
+        train_in_two(data, tmp_path, terminate_at=step)
+        assert orders(tmp_path) == [lines[: moment[0]] for lines in whole]
+        path = tmp_path / 'interrupted.pth'
+        assert (tmp_path / 'last_checkpoint').read_text() == str(path)
+        assert [other.name for other in tmp_path.glob('interrupted*')] == [path.name]
+        saved = require_resumable(str(path))
+        assert (saved['meta']['iter'], saved['resume_state']['inner_iter']) == moment
+        first, second = (state['torch'] for state in saved['resume_state']['random_states'])
+        assert not torch.equal(first, second)
+    train_in_two(data, tmp_path)
+    assert orders(tmp_path) == whole
+    one, other = (load_checkpoint_as_data(folder / LAST) for folder in (tmp_path, uninterrupted))
+    for part in ('state_dict', 'ema_state_dict', 'optimizer'):
+        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+    states = [end['resume_state']['random_states'] for end in (one, other)]
+    for left, right in zip(*states, strict=True):
+        assert torch.equal(left['torch'], right['torch']) and left['python'] == right['python']
+
+
+def test_learning_rate_is_scaled_by_the_images_of_both_processes(uninterrupted):
+    saved = load_checkpoint_as_data(uninterrupted / LAST)
+    (group,) = saved['optimizer']['param_groups']
+    assert group['initial_lr'] == pytest.approx(1e-3 * (2 * 2) / 8)
+
+
+def test_processes_resume_from_what_the_first_finds_and_all_see(uninterrupted, tmp_path):
+    folders = [tmp_path / 'first', tmp_path / 'second']
+    for folder, names in zip(folders, (('epoch_3.pth', LAST), ('epoch_3.pth',)), strict=True):
+        folder.mkdir()
+        for name in names:
+            shutil.copyfile(uninterrupted / name, folder / name)
+    (folders[1] / 'other.pth').touch()
+    asked = ('epoch_3.pth', 'auto', 'other.pth')
+    first, second = run_group(resume, (folders, asked), tmp_path)
+    assert first == second  # one machine never trains without the other
+    assert first[0] == 'epoch_3.pth'
+    assert LAST in first[1] and 'of rank 1 do not see this file' in first[1]
+    assert 'other.pth: there is no such file' in first[2]

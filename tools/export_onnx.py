@@ -13,12 +13,13 @@ from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import load_checkpoint
 
 from mmdet_mobileformer.engine import overrides
 from mmdet_mobileformer.engine.acceleration import fuse_detector
 from mmdet_mobileformer.engine.checkpoint import check_checkpoint, checkpoint_classes
+from mmdet_mobileformer.engine.checkpoint_fit import load_whole_checkpoint
 from mmdet_mobileformer.engine.cli import build_runner, load_config
+from mmdet_mobileformer.engine.data_check import run_data_check
 from mmdet_mobileformer.engine.errors import UserError, run_tool
 from mmdet_mobileformer.engine.hardening import harden_loading
 from mmdet_mobileformer.export import (
@@ -103,14 +104,28 @@ def pictures(cfg: Config, files: list[str] | None) -> list[np.ndarray]:
     return found
 
 
-def _test_images(cfg: Config) -> Iterator[str]:
+def check_used_data(args: argparse.Namespace, cfg: Config) -> None:
+    """Check the data sets whose images will be read, before anything is written.
+
+    Raises:
+        UserError: With all that is wrong, and how to do without the data.
+    """
+    if args.images and not args.int8:
+        return
+    splits = ('train', 'test') if args.int8 else ('test',)
     try:
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    except FileNotFoundError as error:
-        raise UserError(
-            f'the test set of {cfg.filename} is not there ({error.filename}); name images to '
-            'compare on by --images.'
-        ) from None
+        run_data_check(cfg, splits)
+    except UserError as error:
+        remedy = (
+            '--int8 needs the training and the test set; name their folder by --data-root'
+            if args.int8
+            else 'name images to compare on by --images, or the folder of the data by --data-root'
+        )
+        raise UserError(f'{error}\n{remedy}.') from None
+
+
+def _test_images(cfg: Config) -> Iterator[str]:
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
     for index in range(min(NUM_PICTURES, len(dataset))):
         yield dataset.get_data_info(index)['img_path']
 
@@ -126,15 +141,9 @@ def calibration_feeds(
     cfg: Config, detector: BaseDetector, count: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """The graph's inputs for training images that are prepared as the test images are."""
-    try:
-        training, test = (
-            DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.test_dataloader)
-        )
-    except FileNotFoundError as error:
-        raise UserError(
-            f'--int8 needs the training and the test set of {cfg.filename}, and {error.filename} '
-            'is not there; name their folder by --data-root.'
-        ) from None
+    training, test = (
+        DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.test_dataloader)
+    )
     for index in range(min(count, len(training))):
         item = test.pipeline(training.get_data_info(index))
         data = detector.data_preprocessor(pseudo_collate([item]), False)
@@ -182,10 +191,11 @@ def main() -> None:
     classes = checkpoint_classes(args.checkpoint)
     if classes:
         overrides.set_classes(cfg, classes)
+    check_used_data(args, cfg)
     compared_on = pictures(cfg, args.images)
 
     detector = MODELS.build(cfg.model)
-    load_checkpoint(detector, args.checkpoint, map_location='cpu', strict=True)
+    load_whole_checkpoint(detector, args.checkpoint, cfg)
     detector.eval().requires_grad_(False)
     if args.fuse or args.int8:  # a norm behind a quantised convolution would need its own range
         fuse_detector(detector)

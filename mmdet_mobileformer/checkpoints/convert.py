@@ -103,7 +103,8 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str) -> None:
 def _check_paths(source: str, destination: str) -> None:
     if os.path.isdir(destination):
         raise UserError(f'{destination} is a folder; name the file to write.')
-    if os.path.exists(destination) and os.path.samefile(source, destination):
+    both = os.path.exists(source) and os.path.exists(destination)
+    if both and os.path.samefile(source, destination):
         raise UserError(f'{destination} is the source itself; name another file to write.')
 
 

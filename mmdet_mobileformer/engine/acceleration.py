@@ -162,10 +162,23 @@ def free_sizes_in_backward() -> None:
 def fuse_detector(detector: nn.Module) -> None:
     """Fold every BatchNorm into the convolution before it, in place, for inference.
 
-    The results stay the same up to rounding. The detector cannot be trained afterwards.
+    The results stay the same up to rounding. The detector cannot be trained afterwards. A
+    convolution that several norms follow (RTMDet's head shares it among its levels) becomes one for
+    each.
     """
     detector.eval()
+    _separate_shared_convolutions(detector)
     fuse_conv_bn(detector)
+
+
+def _separate_shared_convolutions(model: nn.Module) -> None:
+    seen = set()
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if isinstance(child, nn.Conv2d):
+                if child in seen:
+                    setattr(parent, name, copy.deepcopy(child))
+                seen.add(child)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -145,6 +145,12 @@ class BadImageReportHook(Hook):
             with suppress(FileNotFoundError):
                 os.remove(self.report_file)
 
+    def before_test(self, runner: Runner) -> None:
+        """Begin with an empty list."""
+        if is_main_process():
+            with suppress(FileNotFoundError):
+                os.remove(self.report_file)
+
     def after_train(self, runner: Runner) -> None:
         """Log the number of images and the first of them."""
         self._log_images(runner)

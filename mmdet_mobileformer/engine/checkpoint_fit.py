@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from mmdet_mobileformer.checkpoints import select_state_dict
@@ -54,7 +56,7 @@ class CheckpointFitHook(Hook):
         class_layers = difference.class_layers(_classes(checkpoint)) if finetuning else []
         other_shapes = set(difference.reshaped) - set(class_layers)
         if other_shapes or difference.partial or (difference.anything and not finetuning):
-            raise UserError(_message(path, checkpoint, runner, difference))
+            raise UserError(_message(path, checkpoint, runner.cfg, difference))
         if not difference.common:
             raise UserError(
                 f'the checkpoint {path} has no part in common with the detector of '
@@ -176,10 +178,29 @@ def _parts(names: Iterable[str]) -> set[str]:
     return {name.split('.')[0] for name in names}
 
 
-def _message(path: str, checkpoint: dict, runner: Runner, difference: Difference) -> str:
+def load_whole_checkpoint(detector: nn.Module, path: str, cfg: Config) -> None:
+    """Load a checkpoint that has every weight of a detector, and no other.
+
+    Args:
+        detector: The detector.
+        path: File or address.
+        cfg: The detector's config.
+
+    Raises:
+        UserError: If the checkpoint does not fit; the message says what differs.
+    """
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    _, weights = select_state_dict(checkpoint, path)
+    difference = Difference(detector, weights)
+    if difference.anything:
+        raise UserError(_message(path, checkpoint, cfg, difference))
+    detector.load_state_dict(weights, strict=False)  # a count of batches may be missing
+
+
+def _message(path: str, checkpoint: dict, cfg: Config, difference: Difference) -> str:
     reasons = []
     trained = _arch(checkpoint)
-    built = (runner.cfg.model.get('backbone') or {}).get('arch')
+    built = (cfg.model.get('backbone') or {}).get('arch')
     if trained and isinstance(built, str) and trained != built:
         reasons.append(f'it is of variant {trained} and the config of variant {built}')
     classes = len(_classes(checkpoint))
@@ -199,7 +220,7 @@ def _message(path: str, checkpoint: dict, runner: Runner, difference: Difference
     if details:
         reasons.append(', '.join(details[:SHOWN]) + more)
     return (
-        f'the checkpoint {path} does not fit the detector of {runner.cfg.filename}: '
+        f'the checkpoint {path} does not fit the detector of {cfg.filename}: '
         f'{"; ".join(reasons)}; name the config that it was trained with, or another checkpoint.'
     )
 

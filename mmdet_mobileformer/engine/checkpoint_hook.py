@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from mmengine.dist import all_gather_object, get_rank, is_main_process
+from mmengine.dist import all_gather_object, all_reduce, get_rank, is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from mmdet_mobileformer.engine.durable import PARTIAL_SUFFIX, write_durably
@@ -34,7 +37,9 @@ class DurableCheckpointHook(CheckpointHook):
     - ``sampler_seed``: the seed of the order of the data,
     - ``inner_iter``: iterations of a begun epoch that are done, 0 between epochs,
     - ``iters_per_epoch``: the number that they are counted against,
-    - ``validated``: whether the validation of the last epoch is done.
+    - ``validated``: whether the validation of the last epoch is done,
+    - ``gradients``: those that wait for further iterations (``accumulative_counts``), by name; the
+      mean of all processes.
 
     With :class:`ResumableTrainLoop` a resumed run ends with the weights of one that was never
     interrupted, bit by bit on a CPU that loads the data in the training process.
@@ -54,6 +59,7 @@ class DurableCheckpointHook(CheckpointHook):
         super().__init__(**{**kwargs, 'backend_args': dict(backend='durable')})
         self._resumed: dict[str, Any] | None = None
         self._random_states: list[dict] = []
+        self._gradients: dict[str, Tensor] = {}
         self._state_before_val: dict[str, Any] | None = None
         self._inner_iter = 0
         self._validated = False
@@ -89,6 +95,7 @@ class DurableCheckpointHook(CheckpointHook):
                 inner_iter=self._inner_iter,
                 iters_per_epoch=len(runner.train_dataloader),
                 validated=self._validated,
+                gradients=self._gradients,
             )
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -173,6 +180,7 @@ class DurableCheckpointHook(CheckpointHook):
         """
         check_weights(runner.model)
         self._random_states = all_gather_object(self._state_before_val or get_random_state())
+        self._gradients = _waiting_gradients(runner)
         runner.save_checkpoint(
             self.out_dir,
             filename,
@@ -209,6 +217,10 @@ class DurableCheckpointHook(CheckpointHook):
             random_state = get_random_state()
             runner.logger.warning('More processes than before: some draw new random numbers.')
         set_random_state(random_state)
+        gradients = state.get('gradients', {})
+        for name, parameter in _parameters(runner):
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter)
         loop = runner.train_loop
         if isinstance(loop, ResumableTrainLoop):
             inner_iter = state['inner_iter']
@@ -219,6 +231,26 @@ class DurableCheckpointHook(CheckpointHook):
                 )
                 inner_iter = 0
             loop.resume(inner_iter, state['validated'], random_state)
+
+
+def _waiting_gradients(runner: Runner) -> dict[str, Tensor]:
+    """Gradients that no step has used yet, by parameter; every process takes part."""
+    wrapper = runner.optim_wrapper
+    if not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
+        return {}
+    gradients = {
+        name: parameter.grad.clone()
+        for name, parameter in _parameters(runner)
+        if parameter.grad is not None
+    }
+    for gradient in gradients.values():  # each process has those of its own images
+        all_reduce(gradient, 'mean')
+    return gradients
+
+
+def _parameters(runner: Runner) -> Iterator[tuple[str, Tensor]]:
+    model = runner.model
+    return (model.module if is_model_wrapper(model) else model).named_parameters()
 
 
 def _sampler(dataloader: DataLoader) -> Sampler:

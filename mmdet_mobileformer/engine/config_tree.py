@@ -28,6 +28,14 @@ def walk(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:  # noqa: ANN4
             yield from walk(value, f'{path}[{index}]')
 
 
+def names_class(node: dict, name: str) -> bool:
+    """Whether a config names a class, with or without its registry's scope, or is given it."""
+    kind = node.get('type')
+    if isinstance(kind, str):
+        return kind.split('.')[-1] == name
+    return getattr(kind, '__name__', None) == name
+
+
 def walk_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
     """Yield the data sets of a loader that read an annotation file, behind any wrappers.
 
@@ -92,10 +100,18 @@ def walk_heads(model: dict) -> Iterator[tuple[str, dict]]:
 
 
 def is_coco_dataset(dataset: dict) -> bool:
-    """Whether a data set's config names mmdet's CocoDataset or a class derived from it."""
+    """Whether a data set's config names mmdet's CocoDataset, or a class derived from it.
+
+    Those that read their files in a way of their own (LVIS, COCO's panoptic ones) are no such.
+    """
     kind = dataset['type']
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(kind, type) and issubclass(kind, CocoDataset)
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, CocoDataset)
+        and kind.load_data_list is CocoDataset.load_data_list
+        and kind.parse_data_info is CocoDataset.parse_data_info
+    )
 
 
 def is_coco_metric(evaluator: dict) -> bool:

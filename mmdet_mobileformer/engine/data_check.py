@@ -91,7 +91,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> Findings:
         The findings; nothing is raised or logged here.
     """
     findings, splits = Findings(), tuple(splits)
-    seen, class_counts = set(), {}
+    uses, class_counts = {}, {}
     settings = cfg.get('data_check') or {}
     ignore_others = settings.get('other_categories') == 'ignore'
     skip_bad_images = settings.get('bad_images') == 'skip'
@@ -106,10 +106,11 @@ def check_data(cfg: Config, splits: Iterable[str]) -> Findings:
             classes = dataset_classes(dataset)
             class_counts.setdefault(len(classes), path)
             key = (annotation_path(dataset), image_folder(dataset), classes)
-            if key not in seen:
-                seen.add(key)
-                needs = Needs(classes, split == 'train', evaluated, ignore_others)
-                _check_dataset(dataset, needs, skip_bad_images, findings)
+            use = 'training' if split == 'train' else 'figures' if evaluated else 'images'
+            uses.setdefault(key, (dataset, set()))[1].add(use)
+    for (_, _, classes), (dataset, kinds) in uses.items():
+        needs = Needs(classes, 'training' in kinds, 'figures' in kinds, ignore_others)
+        _check_dataset(dataset, needs, skip_bad_images, findings)
     _check_head_sizes(cfg, class_counts, findings)
     check_class_folders(cfg, splits, findings)
     return findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -20,16 +21,26 @@ class LocalError(UserError):
 def run_tool(main: Callable[[], None]) -> None:
     """Run a command line tool: a :class:`UserError` becomes its sentence and exit code 2.
 
-    Of several processes only the first one speaks, except for a :class:`LocalError`; all end.
+    So does a disk that is full where mmengine writes its logs. Of several processes only the first
+    one speaks, except for a :class:`LocalError`; all end.
 
     Raises:
-        SystemExit: With code 2 after a :class:`UserError`.
+        SystemExit: With code 2 after a :class:`UserError`, or where the disk is full.
     """
     try:
         main()
     except UserError as error:
         if int(os.environ.get('RANK', 0)) == 0 or isinstance(error, LocalError):
             print(f'{os.path.basename(sys.argv[0])}: error: {_sentence(error)}', file=sys.stderr)
+        raise SystemExit(EXIT_CODE) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f'{os.path.basename(sys.argv[0])}: error: {error.filename or "a file"} cannot be '
+            f'written ({error.strerror}); make room, then go on (a training by --resume).',
+            file=sys.stderr,
+        )
         raise SystemExit(EXIT_CODE) from None
 
 

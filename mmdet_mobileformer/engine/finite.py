@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -18,12 +18,12 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdet_mobileformer.engine.errors import LocalError, UserError
+from mmdet_mobileformer.engine.errors import LocalError
 
 SHOWN = 3
 
 
-class NonFiniteError(UserError):
+class NonFiniteError(LocalError):
     """A number of the training step is NaN or infinite; the message names which."""
 
 
@@ -177,9 +177,28 @@ class FiniteAmpOptimWrapper(_NamedParameters, AmpOptimWrapper):
         super().step(**kwargs)
 
 
+class _FiniteCost:
+    """A matching cost of mmdet's whose values are checked."""
+
+    def __init__(self, cost: Callable[..., Tensor]) -> None:
+        self.cost = cost
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 (mmdet's own)
+        value = self.cost(*args, **kwargs)
+        if not _finite(value):
+            raise NonFiniteError(
+                f'not finite: the cost matrix of the matching, by {type(self.cost).__name__}'
+            )
+        return value
+
+
 @TASK_UTILS.register_module()
 class FiniteHungarianAssigner(HungarianAssigner):
     """mmdet's HungarianAssigner, which names what is not finite instead of failing inside SciPy."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (mmdet's own)
+        super().__init__(*args, **kwargs)
+        self.match_costs = [_FiniteCost(cost) for cost in self.match_costs]
 
     def assign(
         self,

@@ -8,6 +8,7 @@ mmengine, mmcv, mmdet                       here
 ==========================================  ========================================
 CheckpointHook                              DurableCheckpointHook, TerminationHook
 EpochBasedTrainLoop, its batch samplers     ResumableTrainLoop, ResumableBatchSampler
+IterBasedTrainLoop                          NamingIterBasedTrainLoop
 OptimWrapper, AmpOptimWrapper               FiniteOptimWrapper, FiniteAmpOptimWrapper
 HungarianAssigner                           FiniteHungarianAssigner
 LoadImageFromFile, PackDetInputs            LoadWholeImage, PackAnyDetInputs
@@ -24,21 +25,32 @@ import os
 
 from mmengine.config import Config
 
-from mmdet_mobileformer.engine.config_tree import SPLITS, walk
+from mmdet_mobileformer.engine.config_tree import SPLITS, names_class, walk
+from mmdet_mobileformer.engine.errors import UserError
 
 _OPTIM_WRAPPERS = {'OptimWrapper': 'FiniteOptimWrapper', 'AmpOptimWrapper': 'FiniteAmpOptimWrapper'}
 
 
 def harden_training(cfg: Config) -> None:
-    """Let a training survive interruption and stop at numbers that are not finite, in place."""
+    """Let a training survive interruption and stop at numbers that are not finite, in place.
+
+    Raises:
+        UserError: If checkpoints are to be written to a remote storage.
+    """
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
-    if checkpoint is None or _names(checkpoint, 'CheckpointHook'):
+    if checkpoint is None or names_class(checkpoint, 'CheckpointHook'):
         # Without one mmengine takes its own with these settings.
         checkpoint = dict(checkpoint or dict(interval=1), type='DurableCheckpointHook')
+        if checkpoint.get('backend_args') or checkpoint.get('file_client_args'):
+            raise UserError(
+                f'default_hooks.checkpoint of {cfg.filename} asks for a remote storage, to which '
+                'checkpoints cannot be written durably; leave backend_args and file_client_args '
+                'out, and copy the files afterwards.'
+            )
         cfg.setdefault('default_hooks', {})
         cfg.default_hooks.checkpoint = checkpoint
         _add_hook(cfg, 'TerminationHook')
-    if _names(cfg.train_cfg, 'EpochBasedTrainLoop') or cfg.train_cfg.get('by_epoch'):
+    if names_class(cfg.train_cfg, 'EpochBasedTrainLoop') or cfg.train_cfg.get('by_epoch'):
         cfg.train_cfg.pop('by_epoch', None)
         cfg.train_cfg.type = 'ResumableTrainLoop'
         loader = cfg.train_dataloader
@@ -47,10 +59,15 @@ def harden_training(cfg: Config) -> None:
             batch_sampler=loader.get('batch_sampler'),
             drop_last=loader.pop('drop_last', False),
         )
-    wrapper = cfg.optim_wrapper
-    wrapper.type = _OPTIM_WRAPPERS.get(wrapper.get('type', 'OptimWrapper'), wrapper.get('type'))
+    elif names_class(cfg.train_cfg, 'IterBasedTrainLoop') or cfg.train_cfg.get('by_epoch') is False:
+        cfg.train_cfg.pop('by_epoch', None)
+        cfg.train_cfg.type = 'NamingIterBasedTrainLoop'
+    cfg.optim_wrapper.setdefault('type', 'OptimWrapper')
+    for name, ours in _OPTIM_WRAPPERS.items():
+        if names_class(cfg.optim_wrapper, name):
+            cfg.optim_wrapper.type = ours
     for _, node in walk(cfg.model):
-        if _names(node, 'HungarianAssigner'):
+        if names_class(node, 'HungarianAssigner'):
             node['type'] = 'FiniteHungarianAssigner'
     _add_hook(cfg, 'FiniteLossHook')
     modules = cfg.pop('activation_checkpointing', None)
@@ -58,21 +75,26 @@ def harden_training(cfg: Config) -> None:
         _add_hook(cfg, 'RecomputeHook', modules=modules)
 
 
-def harden_loading(cfg: Config, skip_bad_images: bool = False) -> None:
+def harden_loading(
+    cfg: Config, skip_bad_images: bool = False, report_name: str = 'bad_images.txt'
+) -> None:
     """Let no broken image and no checkpoint of another detector pass unnoticed, in place.
 
     Args:
         cfg: The config.
-        skip_bad_images: Pass over images that cannot be read and list them at the end, in
-            ``bad_images.txt`` of the work directory too; otherwise the first one stops the run.
+        skip_bad_images: Pass over images that cannot be read and list them at the end, in a file
+            of the work directory too; otherwise the first one stops the run.
+        report_name: Name of that file.
     """
     _add_hook(cfg, 'CheckpointFitHook')
-    report_file = os.path.join(cfg.work_dir, 'bad_images.txt')
-    for split in SPLITS:
-        for _, node in walk((cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}):
-            if _names(node, 'PackDetInputs'):
+    report_file = os.path.join(cfg.work_dir, report_name)
+    places = {split: (cfg.get(f'{split}_dataloader') or {}).get('dataset') for split in SPLITS}
+    # Hooks may bring another pipeline for the last epochs of training.
+    for split, place in [*places.items(), ('train', list(cfg.get('custom_hooks') or []))]:
+        for _, node in walk(place):
+            if names_class(node, 'PackDetInputs'):
                 node['type'] = 'PackAnyDetInputs'
-            if _names(node, 'LoadImageFromFile'):
+            if names_class(node, 'LoadImageFromFile'):
                 # With its scope, so that a config of another project (mmpretrain's) finds it.
                 node['type'] = 'mmdet.LoadWholeImage'
                 if skip_bad_images:
@@ -86,7 +108,7 @@ def harden_loading(cfg: Config, skip_bad_images: bool = False) -> None:
 def require_in_checkpoint(cfg: Config, part: str) -> None:
     """Stop, when the weights are loaded, if the checkpoint lacks a part of the detector."""
     _add_hook(cfg, 'CheckpointFitHook')
-    hook = next(hook for hook in cfg.custom_hooks if _names(hook, 'CheckpointFitHook'))
+    hook = next(hook for hook in cfg.custom_hooks if names_class(hook, 'CheckpointFitHook'))
     hook['needed'] = sorted({part, *hook.get('needed', ())})
 
 
@@ -96,8 +118,13 @@ def set_ema(cfg: Config, momentum: float) -> None:
     Args:
         cfg: The config; an EMAHook that it has is replaced.
         momentum: Share of the new weights in each step, after a start with larger ones.
+
+    Raises:
+        UserError: If it is no share.
     """
-    cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if not _names(h, 'EMAHook')]
+    if not 0 < momentum < 1:
+        raise UserError(f'--ema {momentum:g} must lie between 0 and 1, as 0.0002 does.')
+    cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if not names_class(h, 'EMAHook')]
     _add_hook(
         cfg,
         'EMAHook',
@@ -110,15 +137,5 @@ def set_ema(cfg: Config, momentum: float) -> None:
 
 def _add_hook(cfg: Config, name: str, **settings: object) -> None:
     hooks = list(cfg.get('custom_hooks') or [])
-    if not any(_names(hook, name) for hook in hooks):
+    if not any(names_class(hook, name) for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type=name, **settings)]
-
-
-def _names(node: dict, name: str) -> bool:
-    """Whether a config names a class, with or without its registry's scope, or is given it."""
-    kind = node.get('type')
-    return (
-        kind.split('.')[-1] == name
-        if isinstance(kind, str)
-        else (getattr(kind, '__name__', None) == name)
-    )

@@ -239,7 +239,8 @@ def set_resume(cfg: Config, checkpoint: str) -> None:
     Raises:
         UserError: If the file does not exist, is not whole or cannot be resumed from.
     """
-    path = on_main_process(_resumed, cfg.work_dir, checkpoint)
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    path = on_main_process(_resumed, cfg.work_dir, hook.get('out_dir'), checkpoint)
     blind = [rank for rank, seen in enumerate(all_gather_object(_is_there(path))) if not seen]
     if blind:
         raise UserError(
@@ -251,11 +252,11 @@ def set_resume(cfg: Config, checkpoint: str) -> None:
         cfg.load_from = path
 
 
-def _resumed(work_dir: str, checkpoint: str) -> str | None:
+def _resumed(work_dir: str, out_dir: str | None, checkpoint: str) -> str | None:
     if checkpoint != 'auto':
         require_resumable(checkpoint)
         return checkpoint
-    point = find_resume_point(work_dir)
+    point = find_resume_point(work_dir, out_dir)
     for sentence in point.passed_over:
         print(f'--resume passes over: {sentence}', flush=True)
     found = f'continues from {point.path}, the newest whole checkpoint'

@@ -31,7 +31,8 @@ def check_pretrained(cfg: Config) -> None:
         for item in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
             if _missing(item) and replaced:
                 node['init_cfg'] = None
-                require_in_checkpoint(cfg, path.split('.')[1])
+                for part in path.split('.')[1:2]:  # none for the whole detector
+                    require_in_checkpoint(cfg, part)
             elif _missing(item):
                 raise UserError(_advice(f'{path}.init_cfg', item['checkpoint'], cfg.filename))
 

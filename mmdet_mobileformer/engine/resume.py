@@ -29,24 +29,25 @@ class ResumePoint:
     passed_over: tuple[str, ...] = ()
 
 
-def find_resume_point(work_dir: str) -> ResumePoint:
+def find_resume_point(work_dir: str, out_dir: str | None = None) -> ResumePoint:
     """Find the newest whole checkpoint of a run.
 
-    Looks at every ``*.pth`` in the work directory, and where ``last_checkpoint`` points; best
+    Looks at every ``*.pth`` in the work directory and in the folder of ``out_dir``; best
     checkpoints, which hold no optimiser, cannot be resumed from. Newest is what was written last;
-    where ``last_checkpoint`` names no file that is there (a folder that was copied), it is what has
+    where ``last_checkpoint`` names no file of these folders (they were copied), it is what has
     trained the most iterations.
 
     Args:
         work_dir: The run's work directory; it need not exist.
+        out_dir: Of the checkpoint hook, which adds the work directory's name to it.
     """
     folders = [Path(work_dir)]
+    if out_dir:
+        folders.append(Path(out_dir) / folders[0].resolve().name)
+    found = (path for folder in folders for path in sorted(folder.glob('*.pth*')))
+    paths = {path.resolve(): path for path in found if path.is_file()}
     pointer = folders[0] / 'last_checkpoint'
-    pointed = Path(pointer.read_text().strip()) if pointer.is_file() else None
-    if pointed is not None:
-        folders.append(pointed.parent)
-    paths = {path.resolve(): path for folder in folders for path in sorted(folder.glob('*.pth*'))}
-    in_order = pointed is not None and pointed.is_file()
+    in_order = pointer.is_file() and Path(pointer.read_text().strip()).resolve() in paths
     newest, passed_over = None, []
     for path in sorted(paths.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if path.name.startswith('best_'):

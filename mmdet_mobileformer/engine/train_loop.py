@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 from mmengine.registry import DATA_SAMPLERS, LOOPS
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import BatchSampler, Sampler
 
@@ -125,23 +126,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         Raises:
             LocalError: If a loss, a cost or a gradient is not finite, or an image too small.
         """
-        try:
+        with _naming(f'iteration {self._iter + 1} (epoch {self._epoch + 1})', data_batch):
             super().run_iter(idx, data_batch)
-        except NonFiniteError as error:
-            raise LocalError(
-                f'{error} at iteration {self._iter + 1} (epoch {self._epoch + 1}), images '
-                f'{_images(data_batch)}; training stopped before this step changed the weights, '
-                'and the checkpoints are those of before: look at these images and boxes, or '
-                'lower the learning rate, and go on by --resume.'
-            ) from error
-        except ValueError as error:
-            if 'more than 1 value per channel' not in str(error):  # PyTorch's batch normalisation
-                raise
-            raise LocalError(
-                f'images {_images(data_batch)} are too small to normalise over at iteration '
-                f'{self._iter + 1} (one pixel of a feature map is left of them); resize them, use '
-                'larger batches, or fix the statistics by model.backbone.norm_eval=True.'
-            ) from error
 
     def _validate_if_due(self) -> None:
         """The part of mmengine's ``run`` that follows an epoch."""
@@ -149,6 +135,48 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         interval_over = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
         if self.runner.val_loop is not None and self._epoch >= self.val_begin and interval_over:
             self.runner.val_loop.run()
+
+
+@LOOPS.register_module()
+class NamingIterBasedTrainLoop(IterBasedTrainLoop):
+    """mmengine's IterBasedTrainLoop, whose errors name the iteration and the images.
+
+    It resumes as mmengine's does. Arguments are mmengine's.
+    """
+
+    def run_iter(self, data_batch: Sequence[dict]) -> None:
+        """Train one iteration.
+
+        Raises:
+            LocalError: If a loss, a cost or a gradient is not finite, or an image too small.
+        """
+        with _naming(f'iteration {self._iter + 1}', data_batch):
+            super().run_iter(data_batch)
+
+
+@contextmanager
+def _naming(iteration: str, data_batch: object) -> Iterator[None]:
+    """Add iteration and images to errors of a training step.
+
+    Raises:
+        LocalError: In the place of the error.
+    """
+    try:
+        yield
+    except NonFiniteError as error:
+        raise LocalError(
+            f'{error} at {iteration}, images {_images(data_batch)}; training stopped before this '
+            'step changed the weights, and the checkpoints are those of before: look at these '
+            'images and boxes, or lower the learning rate, and go on by --resume.'
+        ) from error
+    except ValueError as error:
+        if 'more than 1 value per channel' not in str(error):  # PyTorch's batch normalisation
+            raise
+        raise LocalError(
+            f'images {_images(data_batch)} are too small to normalise over at {iteration} (one '
+            'pixel of a feature map is left of them); resize them, use larger batches, or fix the '
+            'statistics by model.backbone.norm_eval=True.'
+        ) from error
 
 
 def _images(data_batch: object) -> str:

@@ -15,6 +15,8 @@ import torch
 from mmdet.models.detectors.base import BaseDetector
 from mmengine.config import Config
 
+from mmdet_mobileformer.engine.config_tree import names_class
+from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export.detections import detection_graph
 from mmdet_mobileformer.export.nms import onnx_translations
 from mmdet_mobileformer.version import __version__
@@ -80,8 +82,9 @@ def describe(cfg: Config, classes: tuple[str, ...]) -> dict[str, str]:
     order, on the scale 0 to 255, and ``pad_size_divisor`` with ``pad_value``, which is added after
     the normalisation. ``config`` is the whole config, ``version`` that of this package.
     """
+    refuse_padding(cfg)
     preprocessor = cfg.model.data_preprocessor
-    resize = next((dict(t) for t in _test_pipeline(cfg) if t['type'] == 'Resize'), None)
+    resize = next((dict(t) for t in _test_pipeline(cfg) if names_class(t, 'Resize')), None)
     if resize:
         resize.pop('type')
     preprocessing = dict(
@@ -95,10 +98,26 @@ def describe(cfg: Config, classes: tuple[str, ...]) -> dict[str, str]:
     return dict(
         classes=json.dumps(list(classes)),
         preprocessing=json.dumps(preprocessing),
-        detector=cfg.model.type,
+        detector=getattr(cfg.model.type, '__name__', cfg.model.type),
         config=cfg.pretty_text,
         version=__version__,
     )
+
+
+def refuse_padding(cfg: Config) -> None:
+    """Refuse a test pipeline that pads images itself.
+
+    It makes the padding a part of the image, whose size would no longer say how much it was
+    resized.
+
+    Raises:
+        UserError: If there is a Pad.
+    """
+    if any(names_class(transform, 'Pad') for transform in _test_pipeline(cfg)):
+        raise UserError(
+            f'the test pipeline of {cfg.filename} has a Pad, which an exported file cannot follow; '
+            'take it out: data_preprocessor.pad_size_divisor pads behind the image.'
+        )
 
 
 def halve_weights(model: onnx.ModelProto) -> None:

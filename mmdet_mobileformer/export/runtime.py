@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +14,16 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from mmdet_mobileformer.engine.config_tree import dataset_classes, walk_datasets
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.export.onnx_file import INPUTS
+from mmdet_mobileformer.export.onnx_file import INPUTS, refuse_padding
 
+SHOWN = 5
 Sizes = Sequence[tuple[int, int]]
 
 
@@ -117,11 +121,36 @@ def open_session(file: str, num_threads: int = 0) -> onnxruntime.InferenceSessio
 
 
 def use_onnx_file(cfg: Config, file: str) -> None:
-    """Put an exported file in the place of the config's detector, for evaluation."""
+    """Put an exported file in the place of the config's detector, for evaluation.
+
+    Raises:
+        UserError: If it is no such file, was made for another number of classes than the test data
+            has, or the test pipeline pads images.
+    """
+    refuse_padding(cfg)
+    exported = onnx_classes(file)
+    for path, dataset in walk_datasets(cfg, 'test'):
+        classes = dataset_classes(dataset)
+        if len(classes) != len(exported):
+            raise UserError(
+                f'{file} detects {len(exported)} classes ({_listing(exported)}), but {path} of '
+                f'{cfg.filename} has {len(classes)} ({_listing(classes)}); name the config that it '
+                'was exported with, or use --classes auto.'
+            )
+        if classes != exported:
+            print_log(
+                f'{file} detects the classes {_listing(exported)}, and the data has '
+                f'{_listing(classes)}: their labels are taken for each other.',
+                level=logging.WARNING,
+            )
     cfg.model = dict(
         type='OnnxDetector', file=file, data_preprocessor=cfg.model.get('data_preprocessor')
     )
     cfg.load_from = None
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
 
 
 def onnx_classes(file: str) -> tuple[str, ...]:
