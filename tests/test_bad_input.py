@@ -1,6 +1,7 @@
 """Images, boxes and numbers that spoil a training: each works, or is named in a sentence."""
 
 import copy
+import errno
 from functools import partial
 
 import cv2
@@ -10,9 +11,11 @@ import torch
 from coco_folder import read_annotations, write_annotations, write_coco_folder
 from detector_step import tiny_batch
 from e2e_model import MODEL
+from mmcv.transforms import LoadImageFromFile
 from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -25,7 +28,7 @@ from mmdet_mobileformer.engine import FiniteOptimWrapper, LoadWholeImage, PackAn
 from mmdet_mobileformer.engine.bad_images import truncation
 from mmdet_mobileformer.engine.errors import LocalError, UserError
 from mmdet_mobileformer.engine.finite import FiniteAmpOptimWrapper, NonFiniteError
-from mmdet_mobileformer.engine.hardening import harden_loading, harden_training
+from mmdet_mobileformer.engine.hardening import harden_loading, harden_training, set_ema
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +163,71 @@ def test_broken_image_stops_by_default_and_is_listed_when_skipped(data, tmp_path
     assert '2 images could not be read and were passed over' in said and str(path) in said
     listed = (tmp_path / 'work' / 'bad_images.txt').read_text()
     assert str(path) in listed and '10.png' in listed
+
+    # An evaluation lists its own images alone, and leaves training's list.
+    cfg.merge_from_dict(
+        {f'test_{name}': cfg[f'val_{name}'] for name in ('dataloader', 'evaluator')}
+    )
+    cfg.test_cfg = dict()
+    cfg.dump(tmp_path / 'tiny.py')
+    for _ in range(2):
+        checkpoint = tmp_path / 'work' / 'epoch_1.pth'
+        assert run_tool('test', tmp_path / 'tiny.py', checkpoint, '--skip-bad-images') == 0
+    assert (tmp_path / 'work' / 'bad_images.txt').read_text() == listed
+    assert len((tmp_path / 'work' / 'bad_images_of_test.txt').read_text().splitlines()) == 1
+
+
+def test_pipelines_and_wrappers_are_hardened_wherever_and_however_they_are_named(data, tmp_path):
+    cfg = Config(run_config(data, tmp_path, 1))
+    cfg.custom_hooks = [
+        dict(type='PipelineSwitchHook', switch_pipeline=[dict(type=LoadImageFromFile)])
+    ]
+    cfg.optim_wrapper.type = OptimWrapper
+    harden_training(cfg)
+    harden_loading(cfg, skip_bad_images=True)
+    (loading,) = cfg.custom_hooks[0]['switch_pipeline']
+    assert loading['type'] == 'mmdet.LoadWholeImage' and loading['on_error'] == 'replace'
+    assert cfg.optim_wrapper.type == 'FiniteOptimWrapper'
+
+
+def test_settings_that_cannot_hold_are_sentences(data, tmp_path):
+    cfg = Config(run_config(data, tmp_path, 1))
+    with pytest.raises(UserError, match=r'--ema 1\.5 must lie between 0 and 1'):
+        set_ema(cfg, 1.5)
+    cfg.default_hooks.checkpoint.backend_args = dict(backend='petrel')
+    with pytest.raises(UserError, match='remote storage'):
+        harden_training(cfg)
+
+
+def test_training_by_iterations_names_iteration_and_images(data, tmp_path, monkeypatch, capsys):
+    cfg = Config(run_config(data, tmp_path, 1, model=retinanet()))
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=3, val_interval=9)
+    cfg.default_hooks.checkpoint.update(save_best=None, by_epoch=False)
+    cfg.param_scheduler = []
+    harden_training(cfg)
+    runner = Runner.from_cfg(cfg)
+
+    class PoisonSecondHook(Hook):
+        def before_train_iter(self, runner, batch_idx, *args, **kwargs):
+            if batch_idx == 1:
+                dict(runner.model.named_parameters())['bbox_head.retina_reg.bias'].data[:] = np.nan
+
+    runner.register_hook(PoisonSecondHook())
+    monkeypatch.setenv('RANK', '1')  # the one that met it speaks, not the first one
+    with pytest.raises(SystemExit):
+        errors.run_tool(runner.train)
+    said = capsys.readouterr().err
+    assert 'loss_bbox = nan at iteration 2, images' in said and '10.png' in said
+
+
+def test_a_full_disk_under_the_logs_is_a_sentence(capsys):
+    def main():
+        raise OSError(errno.ENOSPC, 'No space left on device', 'scalars.json')
+
+    with pytest.raises(SystemExit) as end:
+        errors.run_tool(main)
+    assert end.value.code == 2
+    assert 'scalars.json cannot be written (No space left' in capsys.readouterr().err
 
 
 def test_error_of_a_loader_worker_is_one_sentence(data, tmp_path, capsys):
@@ -339,3 +407,8 @@ def test_costs_that_are_not_finite_do_not_reach_scipy():
         arguments = (broken, truth) if kind == 'predicted' else (predictions, broken)
         with pytest.raises(NonFiniteError, match=f'{kind} bboxes'):
             assigner.assign(*arguments, meta)
+
+    predictions.bboxes = predictions.bboxes * 3e37  # finite, and their differences are not
+    truth.bboxes = -truth.bboxes * 3e37
+    with pytest.raises(NonFiniteError, match='by BBoxL1Cost'):
+        assigner.assign(predictions, truth, dict(img_shape=(1, 1)))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from coco_folder import write_coco_folder
 from e2e_model import MODEL, draw_batch
+from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -173,6 +174,20 @@ def test_folding_the_norms_changes_nothing(kind):
     with torch.no_grad():
         for ours, folded in zip(tensors(model(images)), tensors(fused(images)), strict=True):
             assert (ours - folded).abs().max() < 1e-4 * ours.std()
+
+
+def test_folding_the_norms_of_a_convolution_that_several_share():
+    torch.manual_seed(0)
+    levels = torch.nn.ModuleList(
+        ConvModule(3, 4, 3, norm_cfg=dict(type='BN'), act_cfg=None) for _ in range(3)
+    )
+    for level in levels:
+        level.conv = levels[0].conv
+        torch.nn.init.uniform_(level.bn.running_var, 0.5, 1.5)
+    image = torch.randn(1, 3, 8, 8)
+    before = [level.eval()(image) for level in levels]
+    fuse_detector(levels)
+    torch.testing.assert_close([level(image) for level in levels], before)
 
 
 def test_evaluation_with_folded_norms_after_training_with_ema(tmp_path, capsys):

@@ -207,6 +207,12 @@ def test_a_failed_write_leaves_the_old_file(released, tmp_path, monkeypatch, cap
     assert (tmp_path / 'ours.pth').read_bytes() == b'old'
 
 
+def test_missing_source_is_named_where_the_destination_exists(tmp_path, capsys):
+    (tmp_path / 'there.pth').touch()
+    assert convert(tmp_path / 'missing.pth', tmp_path / 'there.pth') == 2
+    assert 'missing.pth' in capsys.readouterr().err
+
+
 def test_source_is_never_overwritten(released, capsys):
     before = released[0].read_bytes()
     assert convert(released[0], released[0]) == 2

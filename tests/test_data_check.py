@@ -112,6 +112,23 @@ def test_evaluation_needs_iscrowd_and_training_does_not(root):
     assert_one_error(root, 'iscrowd')
 
 
+def test_a_file_that_is_trained_on_and_evaluated_is_checked_for_both(root):
+    edit(root, lambda content: content['annotations'][0].pop('iscrowd'))
+    cfg = make_cfg(root)
+    cfg.val_dataloader.dataset = copy.deepcopy(cfg.train_dataloader.dataset)
+    cfg.val_evaluator = dict(type='CocoMetric', ann_file=str(annotation_file(root, 'train2017')))
+    (error,) = check_data(cfg, ('train', 'val')).errors
+    assert 'iscrowd' in error
+
+
+@pytest.mark.parametrize('kind', ['LVISV1Dataset', 'CocoPanopticDataset'])
+def test_data_that_is_read_in_another_way_is_not_checked(root, kind):
+    cfg = make_cfg(root)
+    cfg.train_dataloader.dataset.type = kind
+    findings = check_data(cfg, ('train',))
+    assert not findings.errors and 'is not checked' in findings.notes[0]
+
+
 @pytest.mark.parametrize(
     'bbox', [[1, 2, 3], [1, 2, 3, 4, 5], [1, 2, None, 4], [1, 2, '3', 4], [[1], 2, 3, 4], []]
 )

@@ -8,10 +8,15 @@ import pytest
 import torch
 from coco_folder import write_coco_folder
 from interrupted_run import start_training
+from mmengine.config import Config
+from mmengine.runner import Runner
+from tiny_detector import run_config
 
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
 from mmdet_mobileformer.engine import DurableCheckpointHook
+from mmdet_mobileformer.engine.hardening import harden_training
 from mmdet_mobileformer.engine.resume import find_resume_point
+from mmdet_mobileformer.engine.safe_loading import load_checkpoints_as_data
 
 MAX_EPOCHS = 16
 LAST = f'epoch_{MAX_EPOCHS}.pth'
@@ -125,8 +130,42 @@ def test_newest_is_what_was_written_last(uninterrupted, tmp_path):
     pointer = tmp_path / 'last_checkpoint'
     pointer.write_text(str(tmp_path / 'epoch_1.pth'))
     assert find_resume_point(str(tmp_path)).path == str(tmp_path / 'epoch_1.pth')
-    pointer.write_text('/where/it/was/epoch_1.pth')  # a copied folder: times mean nothing
-    assert find_resume_point(str(tmp_path)).path == str(tmp_path / 'epoch_9.pth')
+    # In a copied folder times mean nothing, and the folder that it was copied from may go on.
+    other = tmp_path / 'other'
+    other.mkdir()
+    shutil.copyfile(uninterrupted / LAST, other / 'epoch_1.pth')
+    for place in ('/where/it/was', other):
+        pointer.write_text(f'{place}/epoch_1.pth')
+        assert find_resume_point(str(tmp_path)).path == str(tmp_path / 'epoch_9.pth')
+
+
+def test_search_finds_what_the_hook_writes_elsewhere(uninterrupted, tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'latest.pth').symlink_to(tmp_path / 'removed.pth')
+    (tmp_path / 'disk' / 'run').mkdir(parents=True)
+    written = tmp_path / 'disk' / 'run' / 'epoch_1.pth'
+    shutil.copyfile(uninterrupted / LAST, written)
+    (tmp_path / 'run' / 'last_checkpoint').write_text(str(written))
+    assert find_resume_point(str(tmp_path / 'run'), str(tmp_path / 'disk')).path == str(written)
+
+
+def test_gradients_that_wait_for_more_iterations_belong_to_the_checkpoint(data, tmp_path):
+    ends = []
+    load_checkpoints_as_data()
+    for resumed in (False, True):
+        cfg = Config(run_config(data, tmp_path / str(resumed), 2, batch_size=1))
+        cfg.optim_wrapper.accumulative_counts = 2
+        cfg.train_dataloader.dataset.indices = 3  # the second step takes one image of each epoch
+        cfg.default_hooks.checkpoint.save_best = None
+        cfg.randomness = dict(seed=0)
+        harden_training(cfg)
+        if resumed:
+            cfg.load_from, cfg.resume = str(tmp_path / 'False' / 'epoch_1.pth'), True
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        ends.append(runner.model.state_dict())
+    assert runner.iter == 6
+    assert_same(*ends)
 
 
 def test_the_best_checkpoint_of_another_run_stays(tmp_path):
