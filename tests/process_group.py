@@ -72,17 +72,22 @@ def evaluate(data_root, work_dir, launcher='none'):
 class SecondToldHook(StepHook):
     """Tells the second process alone to end, at its given step (0: never).
 
-    Each process writes down in a file of its own which images it trained on.
+    Each process writes the images of each step and the weights at the end into files of its own.
     """
 
     def __init__(self, folder, step):
-        rank = get_rank()
-        steps = Steps(step if rank == 1 else 0, 'terminate')
-        super().__init__(steps, os.path.join(folder, f'order{rank}.txt'))
+        self.folder, self.rank = folder, get_rank()
+        steps = Steps(step if self.rank == 1 else 0, 'terminate')
+        super().__init__(steps, os.path.join(folder, f'order{self.rank}.txt'))
+
+    def after_train(self, runner):
+        weights = dict(runner.model.named_parameters())
+        torch.save(weights, os.path.join(self.folder, f'weights{self.rank}.pth'))
 
 
 def train(config, flags, launcher):
-    """Run `tools/train.py` and end with its code."""
+    """Run `tools/train.py`, which joins the group itself, and end with its code."""
+    torch_dist.destroy_process_group()
     os.setsid()  # what the second process is sent must not reach the first
     Config.pretty_text = property(plain_text)  # its formatting takes longer than the training
     sys.exit(run_tool('train', config, '--launcher', launcher, *flags))
@@ -104,7 +109,7 @@ def resume(folders, checkpoints, launcher):
 
 def _member(rank, world_size, port, results, function, args):
     torch.set_num_threads(1)
-    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
+    sys.stdout = open(f'{results}/said{rank}.txt', 'a', buffering=1)  # noqa: SIM115
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
     torch_dist.init_process_group('gloo')

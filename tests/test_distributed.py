@@ -139,10 +139,10 @@ def uninterrupted(data, tmp_path_factory):
     return work_dir
 
 
-def train_in_two(data, work_dir, terminate_at=0):
+def train_in_two(data, work_dir, terminate_at=0, seed=4):
     """Train in two processes, of which the second alone is told to end at its given step."""
     cfg = Config(run_config(data, work_dir, MAX_EPOCHS))
-    cfg.randomness = dict(seed=3, diff_rank_seed=True)  # drop path and flips of its own in each
+    cfg.randomness = dict(seed=seed, diff_rank_seed=True)  # drop path and flips of its own in each
     cfg.auto_scale_lr = dict(enable=False, base_batch_size=8)
     cfg.val_dataloader.batch_size = 1
     cfg.val_dataloader.sampler.round_up = False
@@ -152,33 +152,46 @@ def train_in_two(data, work_dir, terminate_at=0):
     run_group(train, (config, flags), work_dir, code=TERMINATED if terminate_at else 0)
 
 
-def orders(work_dir):
-    """Iterations and images of each process, a line each."""
-    return [(work_dir / f'order{rank}.txt').read_text().splitlines() for rank in range(2)]
+def of_both(work_dir, name):
+    """What each process has written, a line each."""
+    return [(work_dir / f'{name}{rank}.txt').read_text().splitlines() for rank in range(2)]
+
+
+def assert_same(one, other):
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_sigterm_to_one_of_two_processes_changes_nothing(data, uninterrupted, tmp_path):
-    whole = orders(uninterrupted)
-    assert len(whole[0]) == 2 * MAX_EPOCHS and whole[0] != whole[1]
-    # Within an epoch; and, two steps later, within the validation.
+    order = of_both(uninterrupted, 'order')
+    assert len(order[0]) == 2 * MAX_EPOCHS and order[0] != order[1]
+    # Within an epoch; and, two steps later, within the validation, whose end is awaited.
     for step, moment in ((3, (3, 1)), (2, (4, 0))):
-        train_in_two(data, tmp_path, terminate_at=step)
-        assert orders(tmp_path) == [lines[: moment[0]] for lines in whole]
+        seed = 4 if moment[1] else 5  # a resumed run keeps to the seed that it began with
+        train_in_two(data, tmp_path, terminate_at=step, seed=seed)
+        assert of_both(tmp_path, 'order') == [steps[: moment[0]] for steps in order]
         path = tmp_path / 'interrupted.pth'
         assert (tmp_path / 'last_checkpoint').read_text() == str(path)
         assert [other.name for other in tmp_path.glob('interrupted*')] == [path.name]
         saved = require_resumable(str(path))
         assert (saved['meta']['iter'], saved['resume_state']['inner_iter']) == moment
-        first, second = (state['torch'] for state in saved['resume_state']['random_states'])
-        assert not torch.equal(first, second)
-    train_in_two(data, tmp_path)
-    assert orders(tmp_path) == whole
-    one, other = (load_checkpoint_as_data(folder / LAST) for folder in (tmp_path, uninterrupted))
+    train_in_two(data, tmp_path, seed=5)
+    assert of_both(tmp_path, 'order') == order
+    said = [
+        [line for line in lines if 'continues from' in line] for lines in of_both(tmp_path, 'said')
+    ]
+    assert [len(lines) for lines in said] == [2, 0]  # the first process searches for both
+    ends = [load_checkpoint_as_data(folder / LAST) for folder in (tmp_path, uninterrupted)]
     for part in ('state_dict', 'ema_state_dict', 'optimizer'):
-        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
-    states = [end['resume_state']['random_states'] for end in (one, other)]
-    for left, right in zip(*states, strict=True):
-        assert torch.equal(left['torch'], right['torch']) and left['python'] == right['python']
+        assert_same(*(end[part] for end in ends))
+    states = [end['resume_state']['random_states'] for end in ends]
+    assert_same(*([state['torch'] for state in both] for both in states))
+    assert [state['python'] for state in states[0]] == [state['python'] for state in states[1]]
+    assert not torch.equal(states[0][0]['torch'], states[0][1]['torch'])
+    for rank in range(2):
+        assert_same(
+            *(torch.load(folder / f'weights{rank}.pth') for folder in (tmp_path, uninterrupted))
+        )
+    assert_same(*(torch.load(tmp_path / f'weights{rank}.pth') for rank in range(2)))
 
 
 def test_learning_rate_is_scaled_by_the_images_of_both_processes(uninterrupted):

@@ -146,14 +146,27 @@ def two_processes(coco_folder, tmp_path_factory):
     return cwd / 'work' / 'epoch_1.pth', done.stdout + done.stderr
 
 
-def test_two_processes_train_and_test_on_the_cpu(two_processes, coco_folder, tmp_path):
-    checkpoint, said = two_processes
-    assert '[1][1/1]' in said  # four images: one step of two images each
-    data = ['--data-root', coco_folder, '--classes', 'auto', '--work-dir', tmp_path / 'work']
-    command = [ROOT / 'tools' / 'dist_test.sh', CONFIG, checkpoint, 2, *data, *QUICK]
-    done = start(command, tmp_path, PORT=free_port())
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert 'coco/bbox_mAP:' in done.stdout + done.stderr
+def test_two_processes_train_on_the_cpu(two_processes):
+    assert '[1][1/1]' in two_processes[1]  # four images: one step of two images each
+
+
+PROGRAM = """
+import os, signal, sys, time
+if sys.argv[1] == 'wait':
+    signal.signal(signal.SIGTERM, lambda *args: sys.exit(143))
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(('does', 'code'), [('2', 2), ('143', 143), ('wait', 143), ('3', 1)])
+def test_torchrun_ends_with_the_code_of_the_tool(tmp_path, does, code):
+    (tmp_path / 'program.py').write_text(PROGRAM)
+    torchrun = [sys.executable, ROOT / 'tools' / 'torchrun.py', '--master-port', free_port()]
+    done = start([*torchrun, tmp_path / 'program.py', does], tmp_path)
+    assert done.returncode == code, done.stderr
+    assert ('Traceback' in done.stderr) == (code == 1)
 
 
 SRUN = """#!/usr/bin/env bash
@@ -176,22 +189,35 @@ for pid in $pids; do wait "$pid" || { kill $pids; exit 1; }; done
 SCONTROL = '#!/usr/bin/env bash\necho 127.0.0.1\necho 127.0.0.2\n'
 
 
-def test_slurm_script_trains_on_two_nodes_as_on_one(two_processes, coco_folder, tmp_path):
+@pytest.fixture
+def slurm(tmp_path):
+    """Environment with Slurm's commands."""
     bin_folder = tmp_path / 'bin'
     bin_folder.mkdir()
     for name, script in (('srun', SRUN), ('scontrol', SCONTROL)):
         (bin_folder / name).write_text(script)
         (bin_folder / name).chmod(0o755)
+    return dict(PATH=f'{bin_folder}{os.pathsep}{os.environ["PATH"]}', GPUS='2', PORT=free_port())
+
+
+def test_slurm_script_tests_with_two_processes(two_processes, coco_folder, tmp_path, slurm):
+    data = ['--data-root', coco_folder, '--classes', 'auto', '--work-dir', tmp_path / 'work']
+    script = [ROOT / 'tools' / 'slurm_test.sh', 'debug', 'job', CONFIG, two_processes[0]]
+    done = start([*script, *data, *QUICK], tmp_path, GRES='', **slurm)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'coco/bbox_mAP:' in done.stdout + done.stderr
+    assert not (tmp_path / 'gres').exists()
+
+
+def test_slurm_script_trains_on_two_nodes_as_on_one(two_processes, coco_folder, tmp_path, slurm):
     done = start(
         [
             *(ROOT / 'tools' / 'slurm_train.sh', 'debug', 'name of job', CONFIG, 'work dir'),
             *('--data-root', coco_folder, '--classes', 'auto', *QUICK),
         ],
         tmp_path,
-        PATH=f'{bin_folder}{os.pathsep}{os.environ["PATH"]}',
-        GPUS='2',
         GPUS_PER_NODE='1',
-        PORT=free_port(),
+        **slurm,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / 'gres').read_text() == '--gres=gpu:1\n'

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
+import sympy
 import torch
 from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
 from mmengine.hooks import Hook
@@ -146,17 +147,27 @@ def compile_detector(
 
 
 def free_sizes_in_backward() -> None:
-    """Let inductor call a convolution's backward pass as eager mode does, in this process.
+    """Mend what stops inductor from training at free sizes (torch 2.13), in this process.
 
-    The rule that torch 2.13 has for it fixes the sizes of images, so that every size would be
-    compiled anew.
+    1. A convolution's backward pass is called as eager mode does: inductor's own rule for it fixes
+       the sizes of images, so that every size would be compiled anew.
+    2. Strides are compared as products of factors: the remainder of H * W by W, multiplied out,
+       ends in a ValueRangeError.
     """
-    from torch._inductor import lowering  # here, since they take seconds
+    from torch._inductor import ir, lowering  # here, since they take seconds
     from torch._inductor.kernel import conv
 
     fallback = getattr(conv, 'aten_convolution_backward_fallback', None)
     if fallback is not None:
         lowering.lowerings[torch.ops.aten.convolution_backward.default] = fallback
+    compare = getattr(ir.Layout, '_stride_expr_ge_or_false', None)
+    if compare is not None and not hasattr(compare, '__wrapped__'):
+
+        @wraps(compare)
+        def of_factors(left: Any, right: Any) -> bool:  # noqa: ANN401 (numbers and expressions)
+            return compare(sympy.factor(left), sympy.factor(right))
+
+        ir.Layout._stride_expr_ge_or_false = staticmethod(of_factors)
 
 
 def fuse_detector(detector: nn.Module) -> None:
