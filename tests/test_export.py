@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from coco_folder import CLASSES, write_annotations
+from coco_folder import CLASSES, write_annotations, write_coco_folder
 from e2e_model import MODEL, draw_batch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from PIL import Image
+from run_tool import run_tool
 from test_tools import ROOT, start
-from tiny_detector import retinanet, run_config
+from tiny_detector import BACKBONE, retinanet, run_config
 
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export import (
@@ -224,6 +225,55 @@ def test_half_weights_are_smaller_and_detect_nearly_the_same(end_to_end, tmp_pat
     assert found.compared and found.within(5.0, 0.05), found
 
 
+def wide_head_config():
+    """Most weights lie in one level's neck and head, where no detection is left out."""
+    cfg = retinanet()
+    blocks = [dict(kind='lite', mid_channels=8, out_channels=8, stride=2)] * 4
+    cfg['backbone'].update(arch=dict(BACKBONE['arch'], blocks=blocks), out_indices=(4,))
+    cfg['neck'].update(in_channels=[8], out_channels=96, num_outs=1)
+    cfg['bbox_head'].update(type='RetinaHead', in_channels=96, feat_channels=96)
+    cfg['bbox_head']['anchor_generator'].update(strides=[32])
+    nms = dict(type='nms', iou_threshold=1.0)
+    cfg['test_cfg'].update(nms_pre=1000, max_per_img=1000, nms=nms)
+    return cfg
+
+
+def test_the_tool_halves_weights_and_folds_norms(tmp_path, capsys):
+    torch.manual_seed(0)
+    detector = MODELS.build(wide_head_config())
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for value in (module.weight, module.bias, module.running_mean, module.running_var):
+                torch.nn.init.uniform_(value, 0.5, 1.5)
+    # Scores differ so much from each other that 16 bits of the weights move them.
+    torch.nn.init.normal_(detector.bbox_head.retina_cls.weight, std=0.1)
+    torch.nn.init.zeros_(detector.bbox_head.retina_cls.bias)
+    data = write_coco_folder(tmp_path / 'coco')
+    settings = run_config(data, tmp_path / 'run', 1, model=wide_head_config())
+    for part in ('dataloader', 'evaluator', 'cfg'):
+        settings[f'test_{part}'] = settings[f'val_{part}']
+    Config(settings).dump(tmp_path / 'config.py')
+    torch.save(dict(state_dict=detector.state_dict()), tmp_path / 'model.pth')
+
+    files = [tmp_path / name for name in ('config.py', 'model.pth', 'model.onnx')]
+    assert run_tool('export_onnx', *files, '--fp16', '--fuse') == 0
+    said = re.search(
+        r'over (\d+) detections: boxes (\S+) pixels, scores (\S+); 0 detections on one side only',
+        capsys.readouterr().out,
+    )
+    count, box, score = map(float, said.groups())
+    print(count, box, score)
+    assert count == 3 * (8 * 10 + 11 * 8 + 14 * 20 + 3 * 8 * 11)  # all anchors of all classes
+    assert 0.0 < box <= 5.0 and 1e-3 < score <= 0.05  # of 32 bits it would be too much
+    model = onnx.load(files[2])
+    assert {item.key: item.value for item in model.metadata_props}['weights'] == 'fp16'
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    assert 'detector.backbone.stem.conv.bias' in weights  # the norm's, folded
+    assert not any(node.op_type == 'BatchNormalization' for node in model.graph.node)
+    # The whole file is smaller than the weights would be in 32 bits.
+    assert files[2].stat().st_size < 4 * sum(map(torch.numel, detector.parameters()))
+
+
 def test_quantised_file_computes_convolutions_in_8_bits(end_to_end, tmp_path):
     _, path, _ = end_to_end
     generator = np.random.default_rng(0)
@@ -272,6 +322,33 @@ def test_other_detectors_and_files_are_refused(run, tmp_path):
     onnx.save(other, tmp_path / 'other.onnx')
     with pytest.raises(UserError, match="inputs \\['x'\\]"):
         OnnxDetector(str(tmp_path / 'other.onnx'))
+
+
+def test_what_does_not_fit_is_a_sentence_before_anything_is_written(run, tmp_path, capsys):
+    folder, _, _ = run
+    config, out = folder / 'config.py', tmp_path / 'out.onnx'
+    padding = Config.fromfile(config)
+    padding.test_dataloader.dataset.pipeline.insert(-1, dict(type='Pad', size_divisor=64))
+    padding.dump(tmp_path / 'padding.py')
+    leading_out = json.loads((folder / 'data/annotations/instances_val2017.json').read_text())
+    leading_out['images'][0]['file_name'] = '../config.py'
+    (folder / 'data/annotations/leading_out.json').write_text(json.dumps(leading_out))
+
+    narrow = ['model.neck.out_channels=4', 'model.bbox_head.in_channels=4']
+    elsewhere = ['test_dataloader.dataset.ann_file=annotations/leading_out.json']
+    fewer = [f'test_dataloader.dataset.metainfo.classes=[{",".join(CLASSES[:2])}]']
+    export_it, file = ['export_onnx', config, folder / 'model.pth', out], folder / 'model.onnx'
+    cases = [
+        ([*export_it, '--cfg-options', *narrow], 'does not fit the detector of'),
+        ([*export_it, '--cfg-options', *elsewhere], "'../config.py'"),
+        (['export_onnx', tmp_path / 'padding.py', *export_it[2:]], 'has a Pad'),
+        (['test', tmp_path / 'padding.py', file], 'has a Pad'),
+        (['test', config, file, '--cfg-options', *fewer], f'detects {len(CLASSES)} classes'),
+    ]
+    for command, words in cases:
+        assert run_tool(*command) == 2
+        assert words in capsys.readouterr().err
+    assert not out.exists()
 
 
 def detector_preprocessor():
