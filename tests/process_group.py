@@ -86,8 +86,7 @@ class SecondToldHook(StepHook):
 
 
 def train(config, flags, launcher):
-    """Run `tools/train.py`, which joins the group itself, and end with its code."""
-    torch_dist.destroy_process_group()
+    """Run `tools/train.py`, which joins the group, and end with its code."""
     os.setsid()  # what the second process is sent must not reach the first
     Config.pretty_text = property(plain_text)  # its formatting takes longer than the training
     sys.exit(run_tool('train', config, '--launcher', launcher, *flags))
@@ -109,10 +108,12 @@ def resume(folders, checkpoints, launcher):
 
 def _member(rank, world_size, port, results, function, args):
     torch.set_num_threads(1)
+    os.chdir(results)  # mmengine leaves a folder where it evaluates
     sys.stdout = open(f'{results}/said{rank}.txt', 'a', buffering=1)  # noqa: SIM115
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
-    torch_dist.init_process_group('gloo')
+    if function is not train:
+        torch_dist.init_process_group('gloo')
     result = (
         function(*args, world_size, rank) if function is take_steps else function(*args, 'pytorch')
     )

@@ -13,7 +13,10 @@ from mmdet_mobileformer.engine.bad_images import (
 )
 from mmdet_mobileformer.engine.checkpoint_fit import CheckpointFitHook
 from mmdet_mobileformer.engine.checkpoint_hook import DurableCheckpointHook
-from mmdet_mobileformer.engine.distributed import CPUDistributedDataParallel
+from mmdet_mobileformer.engine.distributed import (
+    CPUDistributedDataParallel,
+    SameStatisticsHook,
+)
 from mmdet_mobileformer.engine.durable import DurableBackend
 from mmdet_mobileformer.engine.finite import (
     BFloat16OptimWrapper,
@@ -25,7 +28,11 @@ from mmdet_mobileformer.engine.finite import (
 from mmdet_mobileformer.engine.logging import MemoryLogProcessor
 from mmdet_mobileformer.engine.metric import FullCocoMetric
 from mmdet_mobileformer.engine.termination import TerminationHook
-from mmdet_mobileformer.engine.train_loop import ResumableBatchSampler, ResumableTrainLoop
+from mmdet_mobileformer.engine.train_loop import (
+    NamingIterBasedTrainLoop,
+    ResumableBatchSampler,
+    ResumableTrainLoop,
+)
 
 __all__ = [
     'AccelerationHook',
@@ -42,9 +49,11 @@ __all__ = [
     'FullCocoMetric',
     'LoadWholeImage',
     'MemoryLogProcessor',
+    'NamingIterBasedTrainLoop',
     'PackAnyDetInputs',
     'RecomputeHook',
     'ResumableBatchSampler',
     'ResumableTrainLoop',
+    'SameStatisticsHook',
     'TerminationHook',
 ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
@@ -238,13 +239,14 @@ def _waiting_gradients(runner: Runner) -> dict[str, Tensor]:
     wrapper = runner.optim_wrapper
     if not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
         return {}
-    gradients = {
-        name: parameter.grad.clone()
-        for name, parameter in _parameters(runner)
-        if parameter.grad is not None
-    }
-    for gradient in gradients.values():  # each process has those of its own images
-        all_reduce(gradient, 'mean')
+    own = {name: value.grad for name, value in _parameters(runner) if value.grad is not None}
+    # A process may have used parameters that another has not, and has gradients of its own images.
+    names = set().union(*all_gather_object(list(own)))
+    gradients = {}
+    for name, value in _parameters(runner):
+        if name in names:
+            gradients[name] = own[name].clone() if name in own else torch.zeros_like(value)
+            all_reduce(gradients[name], 'mean')
     return gradients
 
 

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, init_dist, is_distributed
+from mmengine.dist import broadcast, broadcast_object_list, init_dist, is_distributed
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.registry import HOOKS, MODEL_WRAPPERS
+from mmengine.runner import Runner
 from torch import nn
 
 from mmdet_mobileformer.engine.errors import UserError
@@ -45,6 +47,26 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         **kwargs: Any,  # noqa: ANN401 (DDP's own arguments)
     ) -> None:
         super().__init__(module=module, broadcast_buffers=broadcast_buffers, **kwargs)
+
+
+@HOOKS.register_module()
+class SameStatisticsHook(Hook):
+    """Lets all processes validate with the running statistics that a checkpoint holds.
+
+    Each process moves the statistics of its own images, and the first one's are saved: without this
+    a validation's figures would be those of no checkpoint.
+    """
+
+    priority = 'VERY_HIGH'  # before the EMA lends its weights
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Take the first process's buffers, those of the averaged weights too."""
+        if not is_distributed():
+            return
+        averaged = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for model in (runner.model, *averaged):
+            for buffer in model.buffers():
+                broadcast(buffer, src=0)
 
 
 def init_distributed(cfg: Config, launcher: str) -> None:

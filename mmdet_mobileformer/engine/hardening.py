@@ -13,7 +13,8 @@ OptimWrapper, AmpOptimWrapper               FiniteOptimWrapper, FiniteAmpOptimWr
 HungarianAssigner                           FiniteHungarianAssigner
 LoadImageFromFile, PackDetInputs            LoadWholeImage, PackAnyDetInputs
 activation_checkpointing                    RecomputeHook
-(nothing)                                   FiniteLossHook, CheckpointFitHook
+(nothing)                                   FiniteLossHook, CheckpointFitHook,
+                                            SameStatisticsHook
 ==========================================  ========================================
 
 Other parts that a config names are left alone.
@@ -70,6 +71,7 @@ def harden_training(cfg: Config) -> None:
         if names_class(node, 'HungarianAssigner'):
             node['type'] = 'FiniteHungarianAssigner'
     _add_hook(cfg, 'FiniteLossHook')
+    _add_hook(cfg, 'SameStatisticsHook')
     modules = cfg.pop('activation_checkpointing', None)
     if modules:
         _add_hook(cfg, 'RecomputeHook', modules=modules)
