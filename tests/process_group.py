@@ -7,6 +7,7 @@ import copy
 import multiprocessing
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,12 +19,18 @@ from interrupted_run import StepHook, Steps
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dist import get_rank
+from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 from run_tool import run_tool
 from tiny_detector import plain_text, retinanet, run_config
 
-from mmdet_mobileformer.engine import CPUDistributedDataParallel, FiniteOptimWrapper
+from mmdet_mobileformer.engine import (
+    CPUDistributedDataParallel,
+    FiniteOptimWrapper,
+    SameStatisticsHook,
+)
+from mmdet_mobileformer.engine.checkpoint_hook import waiting_gradients
 from mmdet_mobileformer.engine.distributed import init_distributed
 from mmdet_mobileformer.engine.errors import UserError
 from mmdet_mobileformer.engine.overrides import set_resume
@@ -104,6 +111,30 @@ def resume(folders, checkpoints, launcher):
         except UserError as error:
             answers.append(str(error))
     return answers
+
+
+def share(launcher):
+    """Gradients of a parameter that both processes use and of one that the first alone uses, as a
+    checkpoint takes them amid an accumulation; and the statistics that each validates with.
+    """
+    model = torch.nn.ModuleList([torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)])
+    model.extend([torch.nn.BatchNorm1d(2)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    wrapper = FiniteOptimWrapper(optimizer, accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 10)
+    inputs = torch.full((4, 2), 1.0 + get_rank())
+    loss = (
+        sum(layer(inputs).sum() for layer in model[: 2 - get_rank()]) + model[2](inputs).sum() * 0
+    )
+    wrapper.update_params(loss)
+    averaged = copy.deepcopy(model)
+    averaged[2].running_mean.fill_(7.0 + get_rank())
+    ema = EMAHook()
+    ema.ema_model = averaged
+    runner = SimpleNamespace(model=model, hooks=[ema], optim_wrapper=wrapper)
+    gradients = waiting_gradients(runner)
+    SameStatisticsHook().before_val_epoch(runner)
+    return gradients, model[2].running_mean, averaged[2].running_mean
 
 
 def _member(rank, world_size, port, results, function, args):

@@ -11,7 +11,7 @@ from coco_folder import write_coco_folder
 from detector_step import tiny_batch
 from free_port import free_port
 from mmengine.config import Config
-from process_group import detector, evaluate, resume, run_group, take_steps, train
+from process_group import detector, evaluate, resume, run_group, share, take_steps, train
 from tiny_detector import plain_text, run_config
 from torch import nn
 
@@ -191,6 +191,15 @@ def test_learning_rate_is_scaled_by_the_images_of_both_processes(uninterrupted):
     saved = load_checkpoint_as_data(uninterrupted / LAST)
     (group,) = saved['optimizer']['param_groups']
     assert group['initial_lr'] == pytest.approx(1e-3 * (2 * 2) / 8)
+
+
+def test_gradients_and_statistics_are_shared_where_processes_differ(tmp_path):
+    (gradients, mean, averaged), others = run_group(share, (), tmp_path)
+    assert_same(gradients, others[0])
+    torch.testing.assert_close(gradients['0.weight'], torch.tensor([[3.0, 3.0]]))  # of 2 and 4
+    torch.testing.assert_close(gradients['1.weight'], torch.tensor([[1.0, 1.0]]))  # of 2 and none
+    assert torch.equal(mean, torch.tensor([0.1, 0.1])) and torch.equal(mean, others[1])
+    assert torch.equal(averaged, torch.tensor([7.0, 7.0])) and torch.equal(averaged, others[2])
 
 
 def test_processes_resume_from_what_the_first_finds_and_all_see(uninterrupted, tmp_path):

@@ -181,7 +181,7 @@ class DurableCheckpointHook(CheckpointHook):
         """
         check_weights(runner.model)
         self._random_states = all_gather_object(self._state_before_val or get_random_state())
-        self._gradients = _waiting_gradients(runner)
+        self._gradients = waiting_gradients(runner)
         runner.save_checkpoint(
             self.out_dir,
             filename,
@@ -234,7 +234,7 @@ class DurableCheckpointHook(CheckpointHook):
             loop.resume(inner_iter, state['validated'], random_state)
 
 
-def _waiting_gradients(runner: Runner) -> dict[str, Tensor]:
+def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
     """Gradients that no step has used yet, by parameter; every process takes part."""
     wrapper = runner.optim_wrapper
     if not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
