@@ -1,16 +1,39 @@
 """The benchmark: its variants are what they say, and the tool reports what it measured."""
 
+import ast
 import json
 import sys
+from collections import Counter
 
+import onnxruntime
 import pytest
 import torch
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from run_tool import run_tool
 from test_tools import ROOT, start
+from tiny_detector import retinanet
 
+from mmdet_mobileformer.benchmark import measure
 from mmdet_mobileformer.benchmark.measure import Case, count_macs, saved_bytes
-from mmdet_mobileformer.benchmark.models import TensorPath, build_model
+from mmdet_mobileformer.benchmark.models import PEERS, TensorPath, build_model
 from mmdet_mobileformer.benchmark.report import growth
 from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.models import ARCHS
+
+register_all_modules()
+
+BACKBONES = [*(f'mf-{arch}' for arch in ARCHS), *PEERS]
+RETINANETS = [*(f'retinanet-mf-{arch}' for arch in ARCHS), 'retinanet-r50']
+DETRS = [*(f'e2e-mf-{arch}' for arch in ('508m', '294m', '214m', '151m')), 'detr-r50']
+# Millions of weights as published, of the peers without the layer that classifies.
+PUBLISHED = {
+    'resnet50': 25.56 - 2.05,
+    'mobilenetv2': 3.50 - 1.28,
+    'pvtv2-b0': 3.67 - 0.26,
+    'detr-r50': 41.0,
+}
+ROUNDS = 2
 
 
 @pytest.mark.parametrize('variant', ['+plain', '+fused', '+cp'])
@@ -70,6 +93,165 @@ def test_ratio_compares_runs_of_the_same_round_and_growth_is_a_power():
 def test_unknown_names_are_refused(name):
     with pytest.raises(UserError, match=name.split('+')[0]):
         build_model(name)
+
+
+def test_all_names_and_no_others_are_offered():
+    with pytest.raises(UserError) as refused:
+        build_model('nothing')
+    names = ast.literal_eval(str(refused.value).split('choose from ')[1].removesuffix('.'))
+    assert sorted(names) == sorted(BACKBONES + RETINANETS + DETRS)
+
+
+@pytest.mark.parametrize('name', BACKBONES + RETINANETS + DETRS)
+def test_every_model_runs(name):
+    model = TensorPath(build_model(name)).eval()
+    with torch.no_grad():
+        found = model(torch.randn(1, 3, 64, 96))
+    assert all(torch.isfinite(tensor).all() for tensor in found)
+    if name in DETRS:  # classes and boxes of every layer's queries
+        assert [tensor.shape[1:] for tensor in found] == [(1, 100, 81), (1, 100, 4)]
+    else:
+        levels = [(8, 12), (4, 6), (2, 3)]
+        levels = [(16, 24), *levels] if name == 'pvtv2-b0' else levels
+        levels = [*levels, (1, 2), (1, 1)] * 2 if name in RETINANETS else levels
+        assert [tensor.shape[-2:] for tensor in found] == levels
+    backbone = getattr(model.model, 'backbone', model.model)
+    assert 'mf-' not in name or backbone.arch == ARCHS[name.split('mf-')[1]]
+    millions = sum(weight.numel() for weight in model.parameters()) / 1e6
+    assert millions == pytest.approx(PUBLISHED.get(name, millions), rel=0.02)
+
+
+@pytest.fixture
+def benchmark(monkeypatch, capsys):
+    """Runs the tool here at 64x96 with one thread; the rows of its table by their titles."""
+    monkeypatch.setattr(measure, 'sgemm_rate', lambda *_: 1e9)  # which takes a second
+
+    def run(*args):
+        capsys.readouterr()
+        fixed = ['--sizes', '64x96', '--threads', '1', '--rounds', ROUNDS]
+        assert run_tool('benchmark', '--models', *args, *fixed) == 0
+        lines = capsys.readouterr().out.splitlines()
+        cells = [line.strip('| ').split(' | ') for line in lines if line.startswith('| ')]
+        return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+    return run
+
+
+@pytest.fixture
+def sessions(monkeypatch):
+    """ONNX Runtime's sessions, each with what its runs got and gave."""
+    opened = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            self.runs = []
+            opened.append(self)
+
+        def run(self, names, feed):
+            found = super().run(names, feed)
+            self.runs.append((feed, found))
+            return found
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', Session)
+    return opened
+
+
+def check_session(session, name, level):
+    """The session computes what the model computes, in each round, on the level asked for."""
+    options = session.get_session_options()
+    assert options.graph_optimization_level == level and options.intra_op_num_threads == 1
+    assert len(session.runs) > ROUNDS
+    feed, found = session.runs[-1]
+    (images,) = map(torch.from_numpy, feed.values())
+    with torch.no_grad():
+        wanted = TensorPath(build_model(name)).eval()(images)
+    assert images.shape == (1, 3, 64, 96)
+    for ours, other in zip(wanted, map(torch.from_numpy, found), strict=True):
+        assert (ours - other).abs().max() < 1e-3 * ours.abs().max()
+
+
+def test_the_tool_measures_onnx_runtime(benchmark, sessions):
+    names = ['mf-26m', 'resnet50']
+    rows = benchmark(*names, '--runtimes', 'onnx')
+    assert [(row['model'], row['runtime']) for row in rows] == [(name, 'onnx') for name in names]
+    assert float(rows[1]['of sgemm'].rstrip('%')) > 0 and float(rows[0]['times as fast']) == 1
+    for session, name in zip(sessions, names, strict=True):
+        check_session(session, name, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
+
+
+def test_a_config_is_measured_without_the_blocked_layout(benchmark, sessions, tmp_path):
+    cfg = retinanet()
+    block = dict(kind='lite', mid_channels=8, out_channels=4, stride=2)
+    cfg['backbone'].update(arch=dict(cfg['backbone']['arch'], blocks=[block]), out_indices=(1,))
+    cfg['neck'].update(in_channels=[4])
+    Config(dict(model=cfg)).dump(tmp_path / 'tiny.py')
+    name = f'{tmp_path}/tiny.py+fused'
+    (row,) = benchmark(name, '--runtimes', 'onnx-extended')
+    assert row['model'] == name and row['runtime'] == 'onnx-extended'
+    (session,) = sessions
+    check_session(session, name, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
+
+
+@pytest.mark.parametrize('flags', [['--training'], ['--dtypes', 'fp32', 'bf16']])
+def test_what_onnx_runtime_cannot_do_is_refused(flags, capsys):
+    args = ['--models', 'mf-26m', '--runtimes', 'eager', 'onnx', '--sizes', '64x96', *flags]
+    assert run_tool('benchmark', *args, '--rounds', 1) == 2
+    assert 'onnx is measured in inference, fp32' in capsys.readouterr().err
+
+
+def test_the_compiled_runtime_runs_one_graph_of_fixed_size(benchmark, monkeypatch):
+    # As it is captured: making machine code of it takes minutes.
+    compile_, captured, ran = torch.compile, [], []
+
+    def backend(graph, inputs):
+        captured.append([size for value in inputs for size in getattr(value, 'shape', [value])])
+
+        def run(*values):
+            ran.append(graph)
+            return graph(*values)
+
+        return run
+
+    monkeypatch.setattr(
+        torch, 'compile', lambda *args, **options: compile_(*args, **options | {'backend': backend})
+    )
+    torch._dynamo.reset()
+    try:
+        rows = benchmark('mf-26m', '--runtimes', 'eager', 'compiled')
+    finally:
+        torch._dynamo.reset()
+    assert [row['runtime'] for row in rows] == ['eager', 'compiled']
+    (sizes,) = captured
+    assert all(type(size) is int for size in sizes)
+    assert len(ran) >= 2 + ROUNDS  # each run, and those that warm up
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_the_tool_measures_16_bits(benchmark, monkeypatch, training):
+    seen, backwards, backward = Counter(), [], torch.Tensor.backward
+
+    def note(module, _, output):
+        if isinstance(module, torch.nn.Conv2d):
+            seen[module.training, module.weight.dtype, output.dtype] += 1
+
+    def count(*args, **settings):
+        backwards.append(args)
+        return backward(*args, **settings)
+
+    monkeypatch.setattr(torch.Tensor, 'backward', count)
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        rows = benchmark('mf-26m', '--dtypes', 'bf16', 'fp16', *['--training'] * training)
+    finally:
+        hook.remove()
+    assert [row['dtype'] for row in rows] == ['bf16', 'fp16']
+    convolutions = seen[False, torch.float32, torch.float32] / 2  # of counting the MACs
+    for dtype in (torch.bfloat16, torch.float16):
+        stored = torch.float32 if training else dtype  # in training by automatic mixed precision
+        assert seen[training, stored, dtype] >= (2 + ROUNDS) * convolutions > 0
+    assert len(backwards) >= 2 * (2 + ROUNDS) if training else not backwards
+    assert all(('saved MB' in row) == training for row in rows)
 
 
 def test_the_tool_writes_table_json_and_picture(tmp_path):

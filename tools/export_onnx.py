@@ -206,7 +206,7 @@ def main() -> None:
     box, score = args.tolerance or TOLERANCES[precision]
     exported = OnnxDetector(args.out, cfg.model.data_preprocessor)
     with torch.no_grad():
-        found = compare(detector, exported, compared_on, score)
+        found = compare(detector, exported, compared_on, box, score)
     print(
         f'largest differences from PyTorch over {found.compared} detections: boxes {found.box:.2g} '
         f'pixels, scores {found.score:.2g}; {found.missing} detections on one side only'

@@ -119,18 +119,33 @@ def prepare(case: Case, device: str) -> Callable[[], None]:
         images = images.to(memory_format=torch.channels_last)
     if case.runtime == 'compiled':
         model.compile(dynamic=False)
-    run = _training_run(model, images, dtype) if case.training else _inference_run(model, images)
-    run()
+    make_run = _training_run if case.training else _inference_run
+    run = make_run(model, images, dtype)
+    try:
+        run()
+    except ValueError as error:
+        if 'more than 1 value per channel' not in str(error):  # PyTorch's batch normalisation
+            raise
+        raise UserError(
+            f'{case.model} has one pixel left to normalise over in training with images of '
+            f'{case.height}x{case.width}; take larger --sizes or --batch-sizes.'
+        ) from None
     run()
     if case.training:
-        case.saved_bytes = saved_bytes(model, images)
+        with _autocast(images, dtype):
+            case.saved_bytes = saved_bytes(model, images)
     case.peak_bytes = peak_of(run, device)
     return run
 
 
-def _inference_run(model: nn.Module, images: Tensor) -> Callable[[], None]:
+def _autocast(images: Tensor, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32)
+
+
+def _inference_run(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[], None]:
     def run() -> None:
-        with torch.inference_mode():
+        # The weights are of this type already, but mmdet's position embedding is not.
+        with torch.inference_mode(), _autocast(images, dtype):
             model(images)
         if images.is_cuda:
             torch.cuda.synchronize()
@@ -141,7 +156,7 @@ def _inference_run(model: nn.Module, images: Tensor) -> Callable[[], None]:
 def _training_run(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[], None]:
     def run() -> None:
         model.zero_grad(set_to_none=True)
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        with _autocast(images, dtype):
             outputs = model(images)
         sum(output.float().square().mean() for output in outputs).backward()
         if images.is_cuda:
@@ -188,12 +203,17 @@ def count_macs(model: nn.Module, images: Tensor) -> int:
 
 
 def saved_bytes(model: nn.Module, images: Tensor) -> int:
-    """Bytes of the tensors that a forward pass keeps for backward, weights left out."""
+    """Bytes of the tensors that a forward pass keeps for backward, weights left out.
+
+    Automatic mixed precision keeps 16-bit copies of weights too, which are known by their shapes.
+    """
     weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    shapes = {tensor.shape for tensor in model.parameters()}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in weights:
+        copied = tensor.dtype != torch.float32 and tensor.shape in shapes
+        if not copied and tensor.untyped_storage().data_ptr() not in weights:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 

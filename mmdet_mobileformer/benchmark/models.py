@@ -40,7 +40,10 @@ def build_model(name: str) -> nn.Module:
     Raises:
         UserError: If there is no such model or variant.
     """
-    base, *variants = name.split('+')
+    base, variants = name, []
+    while '+' in base and not Path(base).is_file():  # a config's path may hold the sign, too
+        base, _, variant = base.rpartition('+')
+        variants.append(variant)
     for variant in variants:
         if variant not in VARIANTS:
             raise UserError(f'unknown variant +{variant} of {name}; choose from {VARIANTS}.')

@@ -41,6 +41,7 @@ def compare(
     detector: BaseDetector,
     exported: OnnxDetector,
     pictures: Sequence[np.ndarray],
+    box_tolerance: float,
     score_tolerance: float,
     batches: Sequence[Sequence[tuple[int, int]]] = BATCHES,
 ) -> Difference:
@@ -50,13 +51,16 @@ def compare(
         detector: In eval mode.
         exported: The file made from it.
         pictures: (H, W, 3) uint8 BGR, taken in turn and brought to the sizes of the batches.
-        score_tolerance: A detection that scores no more than this above the weakest kept one of its
-            image may be missing on the other side.
+        box_tolerance: In pixels. Where an image has as many detections as are kept, the weakest
+            ones may be others on the other side, that is, further away than this.
+        score_tolerance: The weakest are those that score no more than this above the last; they may
+            also be missing on the other side.
         batches: (height, width) of the images of each batch; smaller ones are padded.
     """
     import cv2
 
     difference = Difference()
+    most = detector.bbox_head.test_cfg['max_per_img']
     turn = 0
     for sizes in batches:
         inputs, samples = [], []
@@ -80,12 +84,17 @@ def compare(
             wanted = [sample.pred_instances for sample in detector.test_step(data)]
             found = [sample.pred_instances for sample in exported.test_step(data)]
         for one, other in zip(wanted, found, strict=True):
-            _add(difference, one, other, score_tolerance)
+            _add(difference, one, other, most, box_tolerance, score_tolerance)
     return difference
 
 
 def _add(
-    difference: Difference, wanted: InstanceData, found: InstanceData, score_tolerance: float
+    difference: Difference,
+    wanted: InstanceData,
+    found: InstanceData,
+    most: int,
+    box_tolerance: float,
+    score_tolerance: float,
 ) -> None:
     """Match detections of one image by label and place, and add what differs."""
     boxes = (wanted.bboxes[:, None] - found.bboxes[None]).abs().amax(dim=-1)
@@ -94,6 +103,10 @@ def _add(
     cost = boxes + 1e3 * scores + 1e9 * other_label
     rows, columns = linear_sum_assignment(cost.numpy())
     same = ~other_label[rows, columns].numpy()
+    if len(wanted) == len(found) == most:
+        weak = [side.scores <= side.scores.min() + score_tolerance for side in (wanted, found)]
+        swapped = weak[0][rows] & weak[1][columns] & (boxes[rows, columns] > box_tolerance)
+        same &= ~swapped.numpy()
     rows, columns = rows[same], columns[same]
     if len(rows):
         difference.compared += len(rows)

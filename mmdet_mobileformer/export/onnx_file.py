@@ -66,6 +66,9 @@ def export_detector(
             verbose=False,
         ).model_proto
     _name_sizes(model)
+    for node in model.graph.node:  # the exporter's call stacks, with paths of this machine
+        node.ClearField('metadata_props')
+        node.ClearField('doc_string')
     if half_weights:
         halve_weights(model)
     onnx.helper.set_model_props(model, {**metadata, 'weights': 'fp16' if half_weights else 'fp32'})
