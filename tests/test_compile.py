@@ -95,7 +95,7 @@ def shortest(kind):
     cfg['neck'].update(in_channels=[4, 8])
     cfg['decoder']['scales'] = [
         dict(num_blocks=1, mobile='attention', mid_channels=16),
-        dict(num_blocks=2, mobile='lite', mid_channels=32),
+        dict(num_blocks=1, mobile='lite', mid_channels=32),
     ]
     return cfg
 
