@@ -180,6 +180,10 @@ def test_a_checkpoint_that_runs_code_is_refused(new_format, tmp_path, capsys):
     message = capsys.readouterr().err
     assert 'bad.pth' in message and 'system' in message and 'Traceback' not in message
     assert os.listdir(tmp_path) == ['bad.pth']
+    # A file of one's own may do what it asks for.
+    assert convert(tmp_path / 'bad.pth', tmp_path / 'ours.pth', '--trust-checkpoint') == 0
+    assert sorted(os.listdir(tmp_path)) == ['bad.pth', 'ours.pth', 'ran']
+    assert convert(tmp_path / 'bad.pth', tmp_path / 'again.pth') == 2  # no other run trusts it
 
 
 def test_damaged_files_are_sentences(released, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 
+from mmdet_mobileformer.checkpoints import trust_files
 from mmdet_mobileformer.checkpoints.convert import convert_checkpoint, convert_to_official
 from mmdet_mobileformer.checkpoints.download import FILE_IDS, download
 from mmdet_mobileformer.engine.errors import run_tool
@@ -30,6 +31,11 @@ def parse_args() -> argparse.Namespace:
         help='fetch the published checkpoint of %(choices)s (needs gdown) instead of reading SRC, '
         'and convert it to checkpoints/mobile_former_VARIANT.pth, where the configs look for it',
     )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read a checkpoint that holds more than data, which can run code: own old files only',
+    )
     args = parser.parse_args()
     if args.download:
         if args.source or args.to_official:
@@ -46,6 +52,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Download and convert as the command line says."""
     args = parse_args()
+    trust_files(args.trust_checkpoint)
     if args.download:
         download(args.download, args.source)
     if args.to_official:
