@@ -9,7 +9,7 @@ from mmdet_mobileformer.engine.acceleration import AccelerationHook
 from mmdet_mobileformer.engine.checkpoint import check_checkpoint, checkpoint_classes
 from mmdet_mobileformer.engine.cli import add_common_arguments, build_runner, load_run_config
 from mmdet_mobileformer.engine.data_check import run_data_check
-from mmdet_mobileformer.engine.distributed import init_distributed, on_main_process
+from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
 from mmdet_mobileformer.engine.errors import UserError, run_tool
 from mmdet_mobileformer.engine.eval_overrides import set_test_time_augmentation, set_visualization
 from mmdet_mobileformer.engine.hardening import harden_loading
@@ -86,6 +86,7 @@ def main() -> None:
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     runner.test()
+    leave_group()
 
 
 def _classes_of(path: str) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from mmdet_mobileformer.engine import overrides
 from mmdet_mobileformer.engine.acceleration import AccelerationHook
 from mmdet_mobileformer.engine.cli import add_common_arguments, build_runner, load_run_config
 from mmdet_mobileformer.engine.data_check import run_data_check
-from mmdet_mobileformer.engine.distributed import init_distributed, on_main_process
+from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
 from mmdet_mobileformer.engine.errors import run_tool
 from mmdet_mobileformer.engine.hardening import harden_loading, harden_training, set_ema
 from mmdet_mobileformer.engine.pretrained import check_pretrained
@@ -95,6 +95,7 @@ def main() -> None:
     if args.compile:
         runner.register_hook(AccelerationHook(compile_model=True))
     runner.train()
+    leave_group()
 
 
 if __name__ == '__main__':

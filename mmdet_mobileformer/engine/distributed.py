@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config
-from mmengine.dist import broadcast, broadcast_object_list, init_dist, is_distributed
+from mmengine.dist import barrier, broadcast, broadcast_object_list, init_dist, is_distributed
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import HOOKS, MODEL_WRAPPERS
@@ -47,6 +47,17 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         **kwargs: Any,  # noqa: ANN401 (DDP's own arguments)
     ) -> None:
         super().__init__(module=module, broadcast_buffers=broadcast_buffers, **kwargs)
+
+
+def leave_group() -> None:
+    """Wait for all processes of the group, and leave it.
+
+    One that ends within the group may be aborted by a connection that another has closed, and
+    torchrun ends those that still write when the first one is done.
+    """
+    if is_distributed():
+        barrier()
+        torch_dist.destroy_process_group()
 
 
 @HOOKS.register_module()

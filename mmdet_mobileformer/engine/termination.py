@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_reduce, barrier, is_distributed, is_main_process
+from mmengine.dist import all_reduce, is_distributed, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmdet_mobileformer.engine.checkpoint_hook import DurableCheckpointHook
+from mmdet_mobileformer.engine.distributed import leave_group
 
 EXIT_CODE = 128 + signal.SIGTERM
 
@@ -97,7 +98,7 @@ class TerminationHook(Hook):
                 file=sys.stderr,
                 flush=True,
             )
-        barrier()  # or torchrun would end the first process, which writes, since the others ended
+        leave_group()
         raise SystemExit(EXIT_CODE)
 
 
