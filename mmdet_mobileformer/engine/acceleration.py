@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
-import sympy
 import torch
 from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
 from mmengine.hooks import Hook
@@ -128,7 +127,7 @@ def compile_detector(
 
     Args:
         detector: Any of mmdet's detectors.
-        training: Whether it is to be trained.
+        training: Whether it is to be trained; then see :func:`free_sizes_in_backward`.
         **options: For ``torch.compile``; ``dynamic=True`` unless given.
     """
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
@@ -154,7 +153,8 @@ def free_sizes_in_backward() -> None:
     2. Strides are compared as products of factors: the remainder of H * W by W, multiplied out,
        ends in a ValueRangeError.
     """
-    from torch._inductor import ir, lowering  # here, since they take seconds
+    import sympy  # here, since these take seconds; torch brings it
+    from torch._inductor import ir, lowering
     from torch._inductor.kernel import conv
 
     fallback = getattr(conv, 'aten_convolution_backward_fallback', None)

@@ -87,8 +87,8 @@ class CheckpointFitHook(Hook):
         classes = tuple(given.get('classes') or ())
         if trained and classes and trained != classes and len(trained) == len(classes):
             runner.logger.warning(
-                f'{path} was trained for the classes {_listing(trained)}, and the data has '
-                f'{_listing(classes)}: their labels are taken for each other.'
+                f'{path} was trained for the classes {class_listing(trained)}, and the data has '
+                f'{class_listing(classes)}: their labels are taken for each other.'
             )
 
 
@@ -237,5 +237,6 @@ def _classes(checkpoint: dict) -> tuple[str, ...]:
     return tuple(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ())
 
 
-def _listing(names: Sequence[str]) -> str:
-    return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
+def class_listing(classes: Sequence[str]) -> str:
+    """The first names of classes, for a message."""
+    return ', '.join(classes[:SHOWN]) + (', ...' if len(classes) > SHOWN else '')

@@ -19,11 +19,11 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from mmdet_mobileformer.engine.checkpoint_fit import class_listing
 from mmdet_mobileformer.engine.config_tree import dataset_classes, walk_datasets
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export.onnx_file import INPUTS, refuse_padding
 
-SHOWN = 5
 Sizes = Sequence[tuple[int, int]]
 
 
@@ -133,24 +133,20 @@ def use_onnx_file(cfg: Config, file: str) -> None:
         classes = dataset_classes(dataset)
         if len(classes) != len(exported):
             raise UserError(
-                f'{file} detects {len(exported)} classes ({_listing(exported)}), but {path} of '
-                f'{cfg.filename} has {len(classes)} ({_listing(classes)}); name the config that it '
-                'was exported with, or use --classes auto.'
+                f'{file} detects {len(exported)} classes ({class_listing(exported)}), but {path} '
+                f'of {cfg.filename} has {len(classes)} ({class_listing(classes)}); name the config '
+                'that it was exported with, or use --classes auto.'
             )
         if classes != exported:
             print_log(
-                f'{file} detects the classes {_listing(exported)}, and the data has '
-                f'{_listing(classes)}: their labels are taken for each other.',
+                f'{file} detects the classes {class_listing(exported)}, and the data has '
+                f'{class_listing(classes)}: their labels are taken for each other.',
                 level=logging.WARNING,
             )
     cfg.model = dict(
         type='OnnxDetector', file=file, data_preprocessor=cfg.model.get('data_preprocessor')
     )
     cfg.load_from = None
-
-
-def _listing(names: Sequence[str]) -> str:
-    return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
 
 
 def onnx_classes(file: str) -> tuple[str, ...]:
