@@ -125,7 +125,9 @@ def _raise_cxx_standard(setup_file: Path, python: Path) -> None:
 
 def _run_pip(python: Path, verb: str, *arguments: str | Path) -> None:
     command = [python, '-m', 'pip', verb, '--no-build-isolation', '--no-deps', *arguments]
-    environment = dict(os.environ, MMCV_WITH_OPS='1', MAX_JOBS=str(_cores()))
+    # -g0: Python's own flags ask for debug information, which doubles the time of every file.
+    flags = f'{os.environ.get("CFLAGS", "")} -g0'.strip()
+    environment = dict(os.environ, MMCV_WITH_OPS='1', MAX_JOBS=str(_cores()), CFLAGS=flags)
     if subprocess.run(command, env=environment, stdin=subprocess.DEVNULL).returncode:
         raise BuildError(f'`pip {verb} {arguments[-1]}` failed; the reason stands above.')
 
