@@ -33,6 +33,7 @@ test-imagenet: env-imagenet ## run the tests of ImageNet training
 lint: env ## check style, annotations, docstrings and formatting
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-cache
 
 format: env ## format the code and sort its imports
 	.venv/bin/ruff check --select I --fix .

@@ -1,5 +1,52 @@
-"""The error that a user can mend."""
+"""Errors that a user can fix: one sentence each, and no traceback in the tools."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+EXIT_CODE = 2
 
 
 class UserError(Exception):
     """What the user gave cannot work; the message names the value, the file and the remedy."""
+
+
+class LocalError(UserError):
+    """A :class:`UserError` that only one of several processes may meet, so that each one speaks."""
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a command line tool: a :class:`UserError` becomes its sentence and exit code 2.
+
+    So does a disk that is full where mmengine writes its logs. Of several processes only the first
+    one speaks, except for a :class:`LocalError`; all end.
+
+    Raises:
+        SystemExit: With code 2 after a :class:`UserError`, or where the disk is full.
+    """
+    try:
+        main()
+    except UserError as error:
+        if int(os.environ.get('RANK', 0)) == 0 or isinstance(error, LocalError):
+            print(f'{os.path.basename(sys.argv[0])}: error: {_sentence(error)}', file=sys.stderr)
+        raise SystemExit(EXIT_CODE) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f'{os.path.basename(sys.argv[0])}: error: {error.filename or "a file"} cannot be '
+            f'written ({error.strerror}); make room, then go on (a training by --resume).',
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_CODE) from None
+
+
+def _sentence(error: UserError) -> str:
+    """The message alone; torch's data loader wraps it into a worker's traceback."""
+    text = str(error)
+    if 'Original Traceback' in text:
+        text = text.rsplit(f'{type(error).__name__}: ', 1)[-1].strip()
+    return text

@@ -30,10 +30,10 @@ from mmdet_mobileformer.engine import (
     FiniteOptimWrapper,
     SameStatisticsHook,
 )
-from mmdet_mobileformer.engine.checkpoint_hook import waiting_gradients
 from mmdet_mobileformer.engine.distributed import init_distributed
-from mmdet_mobileformer.engine.errors import UserError
-from mmdet_mobileformer.engine.overrides import set_resume
+from mmdet_mobileformer.engine.resuming.checkpoint_hook import waiting_gradients
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch.train_flags import set_resume
 
 
 def detector(kind):

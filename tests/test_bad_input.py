@@ -21,10 +21,12 @@ from PIL import Image
 from run_tool import run_tool
 from tiny_detector import plain_text, retinanet, run_config, train
 
-from mmdet_mobileformer.engine import LoadWholeImage, PackAnyDetInputs, errors
-from mmdet_mobileformer.engine.bad_images import truncation
-from mmdet_mobileformer.engine.errors import LocalError, UserError
-from mmdet_mobileformer.engine.hardening import harden_loading, harden_training, set_ema
+from mmdet_mobileformer import errors
+from mmdet_mobileformer.engine import LoadWholeImage, PackAnyDetInputs
+from mmdet_mobileformer.engine.images import truncation
+from mmdet_mobileformer.errors import LocalError, UserError
+from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
+from mmdet_mobileformer.launch.train_flags import set_ema
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from run_tool import run_tool
 from test_tools import ROOT, start
 from tiny_detector import retinanet
 
-from mmdet_mobileformer.benchmark import measure
-from mmdet_mobileformer.benchmark.measure import Case, count_macs, saved_bytes
-from mmdet_mobileformer.benchmark.models import PEERS, TensorPath, build_model
-from mmdet_mobileformer.benchmark.report import growth
+from mmdet_mobileformer.analysis import measure
+from mmdet_mobileformer.analysis.measure import Case, count_macs, saved_bytes
+from mmdet_mobileformer.analysis.report import growth
+from mmdet_mobileformer.analysis.zoo import PEERS, TensorPath, build_model
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models import ARCHS
 

@@ -17,9 +17,9 @@ from mmdet_mobileformer.models import (
     MobileFormerBlock,
     MobileToFormer,
 )
-from mmdet_mobileformer.models.backbone import resize_mask
 from mmdet_mobileformer.models.bridge import token_assignment
 from mmdet_mobileformer.models.mobile import ChannelShuffle
+from mmdet_mobileformer.models.padding import resize_mask
 
 N, C, H, W, M, D = 2, 8, 5, 7, 3, 16
 

@@ -5,10 +5,10 @@ from argparse import Namespace
 import pytest
 from mmengine.config import Config
 
-from mmdet_mobileformer.engine.cli import load_config
-from mmdet_mobileformer.engine.data_check import check_data
-from mmdet_mobileformer.engine.errors import UserError
-from mmdet_mobileformer.engine.overrides import set_data_root
+from mmdet_mobileformer.data_check.check import check_data
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch.arguments import load_config
+from mmdet_mobileformer.launch.data_flags import set_data_root
 
 
 def class_folders(root, train=('a', 'b'), val=('a', 'b'), **model):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmdet_mobileformer.checkpoints.official import PAPER_TOP1
 from mmdet_mobileformer.models import ARCHS, MobileFormerClassifier
+from mmdet_mobileformer.released.keys import PAPER_TOP1
 
 # Millions of parameters with the head, as the paper reports them.
 PAPER_PARAMETERS = {

@@ -5,7 +5,7 @@ import torch
 from mmdet.models.detectors.base import BaseDetector
 from torch import nn
 
-from mmdet_mobileformer.engine.complexity import count_cost
+from mmdet_mobileformer.analysis.complexity import count_cost
 
 
 class AttentionDetector(BaseDetector):

@@ -10,9 +10,10 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
-from mmdet_mobileformer.engine.complexity import count_cost
-from mmdet_mobileformer.engine.config_tree import walk_datasets
-from mmdet_mobileformer.engine.overrides import set_classes, set_data_root, train_from_scratch
+from mmdet_mobileformer.analysis.complexity import count_cost
+from mmdet_mobileformer.config_tree import walk_datasets
+from mmdet_mobileformer.launch.data_flags import set_classes, set_data_root
+from mmdet_mobileformer.launch.train_flags import train_from_scratch
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 FILES = sorted([*CONFIGS.glob('*.py'), *CONFIGS.glob('ablation/*.py')])

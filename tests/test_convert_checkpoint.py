@@ -14,9 +14,9 @@ from reference.reference_weights import expected, fill_shapes, image, manifest, 
 from safetensors.torch import save_file
 
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
-from mmdet_mobileformer.checkpoints.official import PAPER_TOP1, VARIANTS, expected_shapes
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models import MobileFormer, MobileFormerClassifier
+from mmdet_mobileformer.released.keys import PAPER_TOP1, VARIANTS, expected_shapes
 
 ROOT = Path(__file__).parents[1]
 WITH_MANIFEST = ['26m', '96m', '151m', '294m', '508m']

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys, torch
-from mmdet_mobileformer.engine.cpu_memory import keep_freed_memory, release_freed_memory
+from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory, release_freed_memory
 def faults_of_a_map():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)  # 64 MB

@@ -16,9 +16,9 @@ from coco_folder import (
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
-from mmdet_mobileformer.engine.data_check import check_data, run_data_check
-from mmdet_mobileformer.engine.errors import UserError
-from mmdet_mobileformer.engine.image_check import leads_out
+from mmdet_mobileformer.data_check.check import check_data, run_data_check
+from mmdet_mobileformer.data_check.images import leads_out
+from mmdet_mobileformer.errors import UserError
 
 
 @pytest.fixture(scope='module', autouse=True)

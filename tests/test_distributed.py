@@ -18,8 +18,8 @@ from torch import nn
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
 from mmdet_mobileformer.engine import CPUDistributedDataParallel
 from mmdet_mobileformer.engine.distributed import init_distributed, on_main_process
-from mmdet_mobileformer.engine.errors import UserError
-from mmdet_mobileformer.engine.resume import require_resumable
+from mmdet_mobileformer.engine.resuming.find import require_resumable
+from mmdet_mobileformer.errors import UserError
 
 VARIABLES = {
     'pytorch': dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0'),

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from mmdet.models.layers import SinePositionalEncoding
 from torch import nn
 
-from mmdet_mobileformer.models import FormerToMobile, HeadBlock, LayerNorm2d, MobileToFormer
+from mmdet_mobileformer.models import DecoderBlock, FormerToMobile, LayerNorm2d, MobileToFormer
 from mmdet_mobileformer.models.bridge import token_assignment
-from mmdet_mobileformer.models.detr import MobileFormerDecoder, ScaleFusion, ScaleSpec
-from mmdet_mobileformer.models.detr.attention_mobile import AttentionMobile
-from mmdet_mobileformer.models.detr.decoder import spread_over_heads
+from mmdet_mobileformer.models.e2e import MobileFormerDecoder, ScaleFusion, ScaleSpec
+from mmdet_mobileformer.models.e2e.attention_mobile import AttentionMobile
+from mmdet_mobileformer.models.e2e.decoder import spread_over_heads
 from mmdet_mobileformer.models.former import TokenSelfAttention
 
 IMAGES, QUERIES, DIM, HEADS, HEIGHT, WIDTH = 2, 5, 16, 4, 3, 4
@@ -148,7 +148,7 @@ def test_norm_of_large_values_in_16_bits(dtype):
 
 def driven_block(mobile, dynamic_relu):
     """A block whose dynamic ReLU depends visibly on the queries."""
-    block = HeadBlock(DIM, mobile, 32, HEADS, dynamic_relu=dynamic_relu).eval()
+    block = DecoderBlock(DIM, mobile, 32, HEADS, dynamic_relu=dynamic_relu).eval()
     for linear in (block.mobile.act.fc1, block.mobile.act.fc2):
         nn.init.normal_(linear.weight, std=0.5)
     return block
@@ -194,11 +194,11 @@ def test_token_dynamic_relu_of_the_head_is_driven_by_the_mean_query(streams, mob
 
 def test_position_embedding_adapts_as_equation_4_says(streams):
     features, queries, feature_pos, query_pos = streams
-    block = HeadBlock(DIM, 'lite', 32, HEADS).eval()
+    block = DecoderBlock(DIM, 'lite', 32, HEADS).eval()
     _, updated, moved = block(features, queries, feature_pos, query_pos)
     first, _, second = block.position_update
     torch.testing.assert_close(moved, query_pos + second(F.relu(first(updated))))
-    fixed = HeadBlock(DIM, 'lite', 32, HEADS, adapt_position=False).eval()
+    fixed = DecoderBlock(DIM, 'lite', 32, HEADS, adapt_position=False).eval()
     assert torch.equal(fixed(features, queries, feature_pos, query_pos)[2], query_pos)
 
 

@@ -14,9 +14,9 @@ from tiny_detector import run_config
 
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
 from mmdet_mobileformer.engine import DurableCheckpointHook
-from mmdet_mobileformer.engine.hardening import harden_training
-from mmdet_mobileformer.engine.resume import find_resume_point
-from mmdet_mobileformer.engine.safe_loading import load_checkpoints_as_data
+from mmdet_mobileformer.engine.resuming.find import find_resume_point
+from mmdet_mobileformer.launch.hardening import harden_training
+from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
 
 MAX_EPOCHS = 16
 LAST = f'epoch_{MAX_EPOCHS}.pth'

@@ -17,10 +17,11 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from tiny_detector import plain_text, retinanet, run_config, train
 
-from mmdet_mobileformer.engine import FiniteOptimWrapper, errors
-from mmdet_mobileformer.engine.errors import LocalError, UserError
+from mmdet_mobileformer import errors
+from mmdet_mobileformer.engine import FiniteOptimWrapper
 from mmdet_mobileformer.engine.finite import FiniteAmpOptimWrapper, NonFiniteError
-from mmdet_mobileformer.engine.hardening import harden_training
+from mmdet_mobileformer.errors import LocalError, UserError
+from mmdet_mobileformer.launch.hardening import harden_training
 
 
 @pytest.fixture(autouse=True)

@@ -7,15 +7,15 @@ from mmdet.datasets import CocoDataset
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
-from mmdet_mobileformer.engine import overrides
-from mmdet_mobileformer.engine.config_tree import (
+from mmdet_mobileformer.config_tree import (
     annotation_path,
     dataset_classes,
     walk_datasets,
     walk_heads,
 )
-from mmdet_mobileformer.engine.errors import UserError
-from mmdet_mobileformer.engine.pretrained import check_pretrained
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch import data_flags, train_flags
+from mmdet_mobileformer.launch.pretrained import check_pretrained
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -73,7 +73,7 @@ def wrapped_cfg():
 
 def test_data_root_moves_every_loader_and_evaluator(root):
     cfg = wrapped_cfg()
-    overrides.set_data_root(cfg, str(root))
+    data_flags.set_data_root(cfg, str(root))
     train = [annotation_path(dataset) for _, dataset in walk_datasets(cfg, 'train')]
     assert train == [str(annotation_file(root))] * 2
     for split in ('val', 'test'):
@@ -89,7 +89,7 @@ def test_data_root_falls_back_to_the_standard_names(root):
     cfg = wrapped_cfg()
     cfg.val_dataloader.dataset.update(ann_file='ann/mine.json', data_prefix=dict(img='pictures/'))
     cfg.val_evaluator.ann_file = 'data/coco/ann/mine.json'
-    overrides.set_data_root(cfg, str(root))
+    data_flags.set_data_root(cfg, str(root))
     assert annotation_path(cfg.val_dataloader.dataset) == str(annotation_file(root, 'val2017'))
     assert cfg.val_dataloader.dataset.data_prefix.img == 'val2017/'
     assert cfg.val_evaluator.ann_file == str(annotation_file(root, 'val2017'))
@@ -99,23 +99,23 @@ def test_data_root_keeps_names_that_exist_there(root):
     cfg = wrapped_cfg()
     annotation_file(root, 'val2017').rename(root / 'annotations' / 'mine.json')
     cfg.val_dataloader.dataset.ann_file = 'annotations/mine.json'
-    overrides.set_data_root(cfg, str(root))
+    data_flags.set_data_root(cfg, str(root))
     assert annotation_path(cfg.val_dataloader.dataset) == str(root / 'annotations' / 'mine.json')
 
 
 def test_data_root_refuses_a_missing_folder_and_other_formats(root):
     with pytest.raises(UserError, match='no/such/folder'):
-        overrides.set_data_root(wrapped_cfg(), 'no/such/folder')
+        data_flags.set_data_root(wrapped_cfg(), 'no/such/folder')
     cfg = wrapped_cfg()
     cfg.val_dataloader.dataset.type = 'VOCDataset'
     with pytest.raises(UserError, match='VOCDataset'):
-        overrides.set_data_root(cfg, str(root))
+        data_flags.set_data_root(cfg, str(root))
 
 
 def test_classes_reach_every_data_set_and_head(root):
     cfg = wrapped_cfg()
-    overrides.set_data_root(cfg, str(root))
-    overrides.set_classes(cfg, overrides.annotated_classes(cfg))
+    data_flags.set_data_root(cfg, str(root))
+    data_flags.set_classes(cfg, data_flags.annotated_classes(cfg))
     for split in ('train', 'val', 'test'):
         for _, dataset in walk_datasets(cfg, split):
             assert dataset_classes(dataset) == CLASSES
@@ -134,13 +134,13 @@ def test_classes_default_to_those_of_the_data_set_type():
 
 def test_classes_of_a_file_that_is_not_coco_are_refused(root):
     cfg = wrapped_cfg()
-    overrides.set_data_root(cfg, str(root))
+    data_flags.set_data_root(cfg, str(root))
     annotation_file(root).write_text('[]')
     with pytest.raises(UserError, match='instances_train2017'):
-        overrides.annotated_classes(cfg)
+        data_flags.annotated_classes(cfg)
     annotation_file(root).unlink()
     with pytest.raises(UserError, match='cannot read'):
-        overrides.annotated_classes(cfg)
+        data_flags.annotated_classes(cfg)
 
 
 def test_from_scratch_drops_weights_and_lets_norms_learn():
@@ -150,7 +150,7 @@ def test_from_scratch_drops_weights_and_lets_norms_learn():
         dict(type='Normal', layer='Linear'),
         dict(type='Pretrained', checkpoint='head.pth'),
     ]
-    overrides.train_from_scratch(cfg)
+    train_flags.train_from_scratch(cfg)
     backbone = cfg.model.backbone
     assert backbone.init_cfg is None and cfg.load_from is None
     # ResNet's own defaults fix the statistics, though the config does not say so.
@@ -190,23 +190,23 @@ def test_whole_detector_makes_the_pretrained_file_needless(tmp_path):
 
 def test_classwise_amp_resume_and_lr_scaling(tmp_path):
     cfg = wrapped_cfg()
-    overrides.set_classwise(cfg)
+    data_flags.set_classwise(cfg)
     assert cfg.val_evaluator.classwise and cfg.test_evaluator[0].classwise
     assert 'classwise' not in cfg.test_evaluator[1]
     with pytest.raises(UserError, match='base_batch_size'):
-        overrides.set_auto_scale_lr(cfg)
+        train_flags.set_auto_scale_lr(cfg)
     cfg.auto_scale_lr = dict(enable=False, base_batch_size=16)
-    overrides.set_auto_scale_lr(cfg)
+    train_flags.set_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr.enable
     cfg.work_dir = str(tmp_path)
     with pytest.raises(UserError, match=r'nowhere\.pth'):
-        overrides.set_resume(cfg, 'nowhere.pth')
-    overrides.set_resume(cfg, 'auto')
+        train_flags.set_resume(cfg, 'nowhere.pth')
+    train_flags.set_resume(cfg, 'auto')
     assert not cfg.resume  # there is nothing to resume from: training begins anew
     cfg.optim_wrapper = dict(type='OptimWrapper')
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match='fp16'):
-            overrides.set_amp(cfg, 'fp16')
+            train_flags.set_amp(cfg, 'fp16')
     cfg.optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
-    overrides.set_amp(cfg, 'bf16')
+    train_flags.set_amp(cfg, 'bf16')
     assert cfg.optim_wrapper == dict(type='BFloat16OptimWrapper')

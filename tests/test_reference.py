@@ -5,8 +5,8 @@ import pytest
 import torch
 from reference.reference_weights import expected, image, state_dict
 
-from mmdet_mobileformer.checkpoints.official import from_official
 from mmdet_mobileformer.models import ARCHS, ClassificationHead, MobileFormer
+from mmdet_mobileformer.released.keys import from_official
 
 CASES = ['26m_token', '96m_token', '151m_spatial', '294m_token', '508m_token']
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-6}  # of each array's standard deviation

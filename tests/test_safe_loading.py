@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from tiny_detector import plain_text, retinanet, run_config
 
 from mmdet_mobileformer.checkpoints import trust_files
-from mmdet_mobileformer.engine.safe_loading import load_checkpoints_as_data
 from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
 
 
 class Code:

@@ -6,7 +6,7 @@ from coco_folder import CLASSES
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmdet_mobileformer.engine.hardening import harden_loading, harden_training
+from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
 
 BACKBONE = dict(
     type='MobileFormer',

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from mmdet.utils import register_all_modules
 
-from mmdet_mobileformer.benchmark import measure, report
-from mmdet_mobileformer.engine.cpu_memory import keep_freed_memory
-from mmdet_mobileformer.engine.errors import UserError, run_tool
+from mmdet_mobileformer.analysis import measure, report
+from mmdet_mobileformer.errors import UserError, run_tool
+from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -3,9 +3,9 @@
 import argparse
 
 from mmdet_mobileformer.checkpoints import trust_files
-from mmdet_mobileformer.checkpoints.convert import convert_checkpoint, convert_to_official
-from mmdet_mobileformer.checkpoints.download import FILE_IDS, download
-from mmdet_mobileformer.engine.errors import run_tool
+from mmdet_mobileformer.errors import run_tool
+from mmdet_mobileformer.released.convert import convert_checkpoint, convert_to_official
+from mmdet_mobileformer.released.download import FILE_IDS, download
 
 
 def parse_args() -> argparse.Namespace:

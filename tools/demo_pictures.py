@@ -14,9 +14,9 @@ from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 from mmengine.structures import InstanceData
 
-from mmdet_mobileformer.engine.cli import load_config
-from mmdet_mobileformer.engine.errors import UserError, run_tool
-from mmdet_mobileformer.engine.overrides import set_data_root
+from mmdet_mobileformer.errors import UserError, run_tool
+from mmdet_mobileformer.launch.arguments import load_config
+from mmdet_mobileformer.launch.data_flags import set_data_root
 
 COLUMNS = 2  # pairs of pictures side by side
 

@@ -14,14 +14,11 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 
-from mmdet_mobileformer.engine import overrides
+from mmdet_mobileformer.checkpoints.compare import load_whole_checkpoint
+from mmdet_mobileformer.checkpoints.reading import check_checkpoint, checkpoint_classes
+from mmdet_mobileformer.data_check.check import run_data_check
 from mmdet_mobileformer.engine.acceleration import fuse_detector
-from mmdet_mobileformer.engine.checkpoint import check_checkpoint, checkpoint_classes
-from mmdet_mobileformer.engine.checkpoint_fit import load_whole_checkpoint
-from mmdet_mobileformer.engine.cli import build_runner, load_config
-from mmdet_mobileformer.engine.data_check import run_data_check
-from mmdet_mobileformer.engine.errors import UserError, run_tool
-from mmdet_mobileformer.engine.hardening import harden_loading
+from mmdet_mobileformer.errors import UserError, run_tool
 from mmdet_mobileformer.export import (
     INPUTS,
     OPERATORS,
@@ -32,6 +29,9 @@ from mmdet_mobileformer.export import (
     quantize_file,
     use_onnx_file,
 )
+from mmdet_mobileformer.launch import data_flags
+from mmdet_mobileformer.launch.arguments import build_runner, load_config
+from mmdet_mobileformer.launch.hardening import harden_loading
 
 # Largest differences that pass, boxes in pixels and scores.
 TOLERANCES = {'fp32': (0.1, 1e-3), 'fp16': (5.0, 0.05)}
@@ -186,11 +186,11 @@ def main() -> None:
     cfg = load_config(args)
     cfg.work_dir = os.path.dirname(os.path.abspath(args.out))
     if args.data_root:
-        overrides.set_data_root(cfg, args.data_root)
+        data_flags.set_data_root(cfg, args.data_root)
     check_checkpoint(args.checkpoint)
     classes = checkpoint_classes(args.checkpoint)
     if classes:
-        overrides.set_classes(cfg, classes)
+        data_flags.set_classes(cfg, classes)
     check_used_data(args, cfg)
     compared_on = pictures(cfg, args.images)
 

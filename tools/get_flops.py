@@ -5,9 +5,9 @@ import argparse
 from mmdet.registry import MODELS
 from mmengine.config import DictAction
 
-from mmdet_mobileformer.engine.cli import load_config
-from mmdet_mobileformer.engine.complexity import count_cost
-from mmdet_mobileformer.engine.errors import UserError, run_tool
+from mmdet_mobileformer.analysis.complexity import count_cost
+from mmdet_mobileformer.errors import UserError, run_tool
+from mmdet_mobileformer.launch.arguments import load_config
 
 
 def parse_args() -> argparse.Namespace:

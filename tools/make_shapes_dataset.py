@@ -4,7 +4,7 @@ import argparse
 import re
 
 from mmdet_mobileformer.datasets import ShapesSpec, write_shapes_dataset
-from mmdet_mobileformer.engine.errors import UserError, run_tool
+from mmdet_mobileformer.errors import UserError, run_tool
 
 
 def _size(text: str) -> tuple[int, int]:

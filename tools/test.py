@@ -4,15 +4,15 @@ import argparse
 
 from mmdet.evaluation import DumpDetResults
 
-from mmdet_mobileformer.engine import overrides
+from mmdet_mobileformer.checkpoints.reading import check_checkpoint, checkpoint_classes
+from mmdet_mobileformer.data_check.check import run_data_check
 from mmdet_mobileformer.engine.acceleration import AccelerationHook
-from mmdet_mobileformer.engine.checkpoint import check_checkpoint, checkpoint_classes
-from mmdet_mobileformer.engine.cli import add_common_arguments, build_runner, load_run_config
-from mmdet_mobileformer.engine.data_check import run_data_check
 from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
-from mmdet_mobileformer.engine.errors import UserError, run_tool
-from mmdet_mobileformer.engine.eval_overrides import set_test_time_augmentation, set_visualization
-from mmdet_mobileformer.engine.hardening import harden_loading
+from mmdet_mobileformer.errors import UserError, run_tool
+from mmdet_mobileformer.launch import data_flags
+from mmdet_mobileformer.launch.arguments import add_common_arguments, build_runner, load_run_config
+from mmdet_mobileformer.launch.hardening import harden_loading
+from mmdet_mobileformer.launch.test_flags import set_test_time_augmentation, set_visualization
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,7 +66,7 @@ def main() -> None:
     if args.classes:
         # The file knows what its head was sized for; the data may hold more.
         classes = _classes_of(args.checkpoint)
-        overrides.set_classes(cfg, classes or overrides.annotated_classes(cfg))
+        data_flags.set_classes(cfg, classes or data_flags.annotated_classes(cfg))
     if exported:
         from mmdet_mobileformer.export import use_onnx_file  # needs ONNX Runtime
 

@@ -4,14 +4,14 @@ import argparse
 import re
 import sys
 
-from mmdet_mobileformer.engine import overrides
+from mmdet_mobileformer.data_check.check import run_data_check
 from mmdet_mobileformer.engine.acceleration import AccelerationHook
-from mmdet_mobileformer.engine.cli import add_common_arguments, build_runner, load_run_config
-from mmdet_mobileformer.engine.data_check import run_data_check
 from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
-from mmdet_mobileformer.engine.errors import run_tool
-from mmdet_mobileformer.engine.hardening import harden_loading, harden_training, set_ema
-from mmdet_mobileformer.engine.pretrained import check_pretrained
+from mmdet_mobileformer.errors import run_tool
+from mmdet_mobileformer.launch import data_flags, train_flags
+from mmdet_mobileformer.launch.arguments import add_common_arguments, build_runner, load_run_config
+from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
+from mmdet_mobileformer.launch.pretrained import check_pretrained
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,20 +75,20 @@ def main() -> None:
     args = parse_args()
     cfg = load_run_config(args)
     if args.classes:
-        overrides.set_classes(cfg, overrides.annotated_classes(cfg))
+        data_flags.set_classes(cfg, data_flags.annotated_classes(cfg))
     if args.from_scratch:
-        overrides.train_from_scratch(cfg)
+        train_flags.train_from_scratch(cfg)
     if args.amp:
-        overrides.set_amp(cfg, args.amp)
+        train_flags.set_amp(cfg, args.amp)
     if args.auto_scale_lr:
-        overrides.set_auto_scale_lr(cfg)
+        train_flags.set_auto_scale_lr(cfg)
     if args.ema is not None:
-        set_ema(cfg, args.ema)
+        train_flags.set_ema(cfg, args.ema)
     harden_training(cfg)
     harden_loading(cfg, args.skip_bad_images)
     init_distributed(cfg, args.launcher)
     if args.resume:
-        overrides.set_resume(cfg, args.resume)
+        train_flags.set_resume(cfg, args.resume)
     check_pretrained(cfg)
     on_main_process(run_data_check, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
     runner = build_runner(cfg)

@@ -1,4 +1,7 @@
-"""Checkpoint files: read as data only, converted from and to the authors' format, written whole."""
+"""Checkpoint files: read as data only, compared with a model's weights, written whole.
+
+It knows no network; of this package it may import the ground floor alone.
+"""
 
 from mmdet_mobileformer.checkpoints.reading import (
     load_checkpoint_as_data,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from mmdet_mobileformer.checkpoints.compare import differences
 from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data, select_state_dict
 from mmdet_mobileformer.errors import UserError
 
@@ -52,21 +53,6 @@ def load_pretrained(module: nn.Module, path: str, prefix: str = '') -> None:
             f'config builds: {found}; name the file of the same arch in init_cfg.checkpoint.'
         )
     module.load_state_dict(own)
-
-
-def differences(
-    given: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], shown: int = 5
-) -> str:
-    """Name the keys that are missing, too many, or of another shape; '' if there are none."""
-    found = [f'{key} is missing' for key in expected if key not in given]
-    found += [f'{key} is unknown' for key in given if key not in expected]
-    found += [
-        f'{key} is of shape {tuple(given[key])} instead of {tuple(expected[key])}'
-        for key in expected
-        if key in given and tuple(given[key]) != tuple(expected[key])
-    ]
-    more = f' and {len(found) - shown} more' if len(found) > shown else ''
-    return ', '.join(found[:shown]) + more
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:

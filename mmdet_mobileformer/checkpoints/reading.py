@@ -73,6 +73,33 @@ def load_checkpoint_as_data(path: str | os.PathLike) -> dict[str, Any]:
     return dict(checkpoint)
 
 
+def check_checkpoint(path: str) -> None:
+    """Check that a local checkpoint exists; addresses are left to mmengine.
+
+    Raises:
+        UserError: If there is no such file.
+    """
+    if '://' not in path and not os.path.isfile(path):
+        raise UserError(f'the checkpoint {path} does not exist (looked from {os.getcwd()}).')
+
+
+def checkpoint_classes(path: str) -> tuple[str, ...] | None:
+    """Class names that a local checkpoint of mmengine was trained for, if it says so.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: If the file holds more than data, or cannot be read.
+    """
+    if not os.path.isfile(path):
+        return None
+    checkpoint = load_checkpoint_as_data(path)
+    meta: dict[str, Any] = checkpoint.get('meta') or {}
+    classes = (meta.get('dataset_meta') or {}).get('classes')
+    return tuple(classes) if classes else None
+
+
 def select_state_dict(
     checkpoint: Mapping[str, Any], path: str | os.PathLike, ema: bool = False
 ) -> tuple[str, dict[str, Tensor]]:

@@ -1,23 +1,16 @@
-"""What training and testing need beside the model: metric, logging, distribution, checks.
+"""What lives inside a run: hooks, loops, wrappers, metric, image loading; configs name them.
 
-Importing it registers the classes that configs name. The functions behind the command line tools
-live in its modules: `overrides` (flags to config), `hardening` (what every config gets),
-`data_check`, `pretrained`, `resume`, `safe_loading`, `distributed`, `complexity`.
+Importing it registers them. It may import `models` and what lies below, and nothing that makes or
+changes a config.
 """
 
+from mmdet_mobileformer.checkpoints.writing import DurableBackend
 from mmdet_mobileformer.engine.acceleration import AccelerationHook, RecomputeHook
-from mmdet_mobileformer.engine.bad_images import (
-    BadImageReportHook,
-    LoadWholeImage,
-    PackAnyDetInputs,
-)
 from mmdet_mobileformer.engine.checkpoint_fit import CheckpointFitHook
-from mmdet_mobileformer.engine.checkpoint_hook import DurableCheckpointHook
 from mmdet_mobileformer.engine.distributed import (
     CPUDistributedDataParallel,
     SameStatisticsHook,
 )
-from mmdet_mobileformer.engine.durable import DurableBackend
 from mmdet_mobileformer.engine.finite import (
     BFloat16OptimWrapper,
     FiniteAmpOptimWrapper,
@@ -25,10 +18,16 @@ from mmdet_mobileformer.engine.finite import (
     FiniteLossHook,
     FiniteOptimWrapper,
 )
-from mmdet_mobileformer.engine.logging import MemoryLogProcessor
+from mmdet_mobileformer.engine.images import (
+    BadImageReportHook,
+    LoadWholeImage,
+    PackAnyDetInputs,
+)
+from mmdet_mobileformer.engine.memory_log import MemoryLogProcessor
 from mmdet_mobileformer.engine.metric import FullCocoMetric
-from mmdet_mobileformer.engine.termination import TerminationHook
-from mmdet_mobileformer.engine.train_loop import (
+from mmdet_mobileformer.engine.resuming.checkpoint_hook import DurableCheckpointHook
+from mmdet_mobileformer.engine.resuming.termination import TerminationHook
+from mmdet_mobileformer.engine.resuming.train_loop import (
     NamingIterBasedTrainLoop,
     ResumableBatchSampler,
     ResumableTrainLoop,

@@ -16,13 +16,13 @@ from torch import nn
 
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models.block import MobileFormerBlock
-from mmdet_mobileformer.models.detr import HeadBlock, ScaleFusion
+from mmdet_mobileformer.models.e2e import DecoderBlock, ScaleFusion
 from mmdet_mobileformer.models.mobile import LiteBottleneck
 from mmdet_mobileformer.models.recompute import recomputed
 
 PARTS = ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head')
 
-BLOCKS = (MobileFormerBlock, LiteBottleneck, HeadBlock, ScaleFusion)
+BLOCKS = (MobileFormerBlock, LiteBottleneck, DecoderBlock, ScaleFusion)
 
 # Blocks of different widths share their code, and training and evaluation, batches of one and of
 # more, full and padded ones are variants of each.

@@ -21,7 +21,7 @@ from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdet_mobileformer.engine.errors import UserError
+from mmdet_mobileformer.errors import UserError
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 

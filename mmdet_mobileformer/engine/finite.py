@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdet_mobileformer.engine.errors import LocalError
+from mmdet_mobileformer.errors import LocalError
 
 SHOWN = 3
 

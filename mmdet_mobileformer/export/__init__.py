@@ -1,6 +1,7 @@
 """Export of whole detectors to ONNX, and exported files in the place of detectors.
 
-It needs onnx, onnxscript and onnxruntime, which nothing else here does: import it where it is used.
+It may import `models` and what lies below. It needs onnx, onnxscript and onnxruntime, which nothing
+else here does: import it where it is used.
 """
 
 from mmdet_mobileformer.export.check import Difference, compare

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export.nms import nms_keep
 from mmdet_mobileformer.models import MobileFormerDETR
-from mmdet_mobileformer.models.detr.detector import extend_images, round_up
+from mmdet_mobileformer.models.padding import extend_images, round_up
 
 NO_LABEL = -1
 

@@ -15,7 +15,7 @@ import torch
 from mmdet.models.detectors.base import BaseDetector
 from mmengine.config import Config
 
-from mmdet_mobileformer.engine.config_tree import names_class
+from mmdet_mobileformer.config_tree import names_class
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export.detections import detection_graph
 from mmdet_mobileformer.export.nms import onnx_translations

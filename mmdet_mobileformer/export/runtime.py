@@ -19,8 +19,8 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmdet_mobileformer.engine.checkpoint_fit import class_listing
-from mmdet_mobileformer.engine.config_tree import dataset_classes, walk_datasets
+from mmdet_mobileformer.checkpoints.compare import class_listing
+from mmdet_mobileformer.config_tree import dataset_classes, walk_datasets
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export.onnx_file import INPUTS, refuse_padding
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
@@ -18,6 +17,7 @@ from mmdet_mobileformer.checkpoints.pretrained import load_pretrained
 from mmdet_mobileformer.models.arch import LITE, ArchSpec
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES, MobileFormerBlock
 from mmdet_mobileformer.models.mobile import LiteBottleneck, conv_norm
+from mmdet_mobileformer.models.padding import resize_mask
 from mmdet_mobileformer.models.recompute import recomputed
 
 
@@ -226,15 +226,6 @@ RELEASED_INIT = [
     dict(type='Normal', layer='Linear', std=0.01),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm', 'LayerNorm'], val=1),
 ]
-
-
-def resize_mask(padding_mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring a padding mask (N, H, W), True at padded pixels, to (N, h, w) by the nearest pixel.
-
-    A pixel of the map counts as padding if the image pixel at its upper left corner does, as in
-    DETR, so an image's first pixel is never masked.
-    """
-    return F.interpolate(padding_mask[:, None].float(), size=tuple(size))[:, 0] > 0.5
 
 
 def _check_choices(

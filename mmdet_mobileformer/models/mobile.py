@@ -9,6 +9,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
+from mmdet_mobileformer.models.padding import hide_padding
 
 
 class ChannelShuffle(nn.Module):
@@ -43,22 +44,6 @@ def conv_norm(
         norm_cfg=norm_cfg,
         act_cfg=act_cfg,
     )
-
-
-def hide_padding(features: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """Zero the padded pixels, so that a convolution sees there what it sees outside of an image.
-
-    Without this the border of an image would look different with and without padding behind it, and
-    so would what the end-to-end detector finds (our decision).
-
-    Args:
-        features: (N, C, H, W).
-        padding_mask: (N, H, W) bool, True at padded pixels; None without padding.
-
-    Returns:
-        (N, C, H, W).
-    """
-    return features if padding_mask is None else features.masked_fill(padding_mask[:, None], 0)
 
 
 def _shuffle(groups: int, enabled: bool) -> nn.Module:

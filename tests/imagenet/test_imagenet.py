@@ -20,9 +20,9 @@ from mmpretrain.structures import DataSample
 from PIL import Image
 from reference.reference_weights import expected, image, state_dict
 
-from mmdet_mobileformer.checkpoints.convert import convert_to_official
-from mmdet_mobileformer.checkpoints.official import from_official, key_table
 from mmdet_mobileformer.models import MobileFormer, MobileFormerClassifier
+from mmdet_mobileformer.released.convert import convert_to_official
+from mmdet_mobileformer.released.keys import from_official, key_table
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs' / 'imagenet'

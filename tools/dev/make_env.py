@@ -39,7 +39,7 @@ ENVIRONMENTS = {
         folder='.venv',
         mmcv='onedl-mmcv==2.3.6',
         torch='torch.txt',
-        packages=('common.txt', 'onedl.txt', 'tools.txt', 'develop.txt'),
+        packages=('common.txt', 'onedl.txt', 'tools.txt', 'develop.txt', 'docs.txt'),
     ),
     'official': Environment(
         folder='.venv-official',

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from mmdet_mobileformer.checkpoints.official import (
+from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data, select_state_dict
+from mmdet_mobileformer.checkpoints.writing import write_durably
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.released.keys import (
     PAPER_TOP1,
     from_official,
     recognise_variant,
     to_official,
 )
-from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data, select_state_dict
-from mmdet_mobileformer.engine.durable import write_durably
-from mmdet_mobileformer.errors import UserError
 
 
 def convert_checkpoint(

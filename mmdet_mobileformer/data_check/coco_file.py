@@ -7,12 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from mmdet_mobileformer.engine.data_check import Findings
+from mmdet_mobileformer.data_check.findings import Findings, listing
 
 _IMAGE_FIELDS = {
     'id': (int, str),
@@ -105,13 +104,6 @@ def check_coco_file(ann_file: str, needs: Needs, findings: Findings) -> CocoFile
     _check_categories(ann_file, categories, annotations, needs, findings)
     usable = _check_boxes(ann_file, images, annotations, findings)
     return CocoFile(images, len(annotations), usable)
-
-
-def listing(values: Iterable[Any], shown: int = 5) -> str:
-    """The first few values, and how many more there are."""
-    values = list(values)
-    more = f' and {len(values) - shown} more' if len(values) > shown else ''
-    return ', '.join(repr(value) for value in values[:shown]) + more
 
 
 def _read(ann_file: str, annotated: bool, findings: Findings) -> dict | None:

@@ -6,8 +6,8 @@ from copy import deepcopy
 
 from mmengine.config import Config
 
-from mmdet_mobileformer.engine.config_tree import walk_datasets
-from mmdet_mobileformer.engine.errors import UserError
+from mmdet_mobileformer.config_tree import walk_datasets
+from mmdet_mobileformer.errors import UserError
 
 _META_KEYS = (
     'img_id',

@@ -11,10 +11,8 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models.detr.decoder import MobileFormerDecoder
-from mmdet_mobileformer.models.mobile import hide_padding
-
-COARSEST_STRIDE = 32
+from mmdet_mobileformer.models.e2e.decoder import MobileFormerDecoder
+from mmdet_mobileformer.models.padding import extend_images, padding_mask_of
 
 
 @MODELS.register_module()
@@ -147,39 +145,3 @@ class MobileFormerDETR(DetectionTransformer):
             batch_inputs = extend_images(batch_inputs, mask)
         features = self.extract_feat(batch_inputs, mask)
         return self.forward_transformer(features, batch_data_samples)
-
-
-def padding_mask_of(
-    batch_data_samples: list[DetDataSample] | None, device: torch.device
-) -> Tensor | None:
-    """Mask (N, H, W) bool of a batch, True at padded pixels; None where there are none.
-
-    Without samples the images are taken as they are, each as a whole.
-
-    H and W are those of the batch, rounded up to a multiple of 32: then a map's pixel i stands for
-    the images' pixels from i * stride on, and coarse and fine maps for the same area, whatever the
-    sizes in the batch are (our decision).
-    """
-    if batch_data_samples is None:
-        return None
-    shapes = [sample.img_shape[:2] for sample in batch_data_samples]
-    height, width = (round_up(size) for size in batch_data_samples[0].batch_input_shape)
-    if all(tuple(shape) == (height, width) for shape in shapes):
-        return None
-    mask = torch.ones(len(shapes), height, width, dtype=torch.bool, device=device)
-    for image_mask, (image_height, image_width) in zip(mask, shapes, strict=True):
-        image_mask[:image_height, :image_width] = False
-    return mask
-
-
-def round_up(size: int) -> int:
-    """Next multiple of the coarsest stride."""
-    return (size + COARSEST_STRIDE - 1) // COARSEST_STRIDE * COARSEST_STRIDE
-
-
-def extend_images(images: Tensor, padding_mask: Tensor) -> Tensor:
-    """Bring images (N, C, H, W) to the size of their mask (N, H', W'), zero where it is True."""
-    rows = torch.arange(padding_mask.shape[1], device=images.device).clamp(max=images.shape[2] - 1)
-    columns = torch.arange(padding_mask.shape[2], device=images.device)
-    columns = columns.clamp(max=images.shape[3] - 1)
-    return hide_padding(images.index_select(2, rows).index_select(3, columns), padding_mask)

@@ -12,9 +12,9 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import BatchSampler, Sampler
 
-from mmdet_mobileformer.engine.errors import LocalError
 from mmdet_mobileformer.engine.finite import NonFiniteError
-from mmdet_mobileformer.engine.random_state import set_random_state
+from mmdet_mobileformer.engine.resuming.random_state import set_random_state
+from mmdet_mobileformer.errors import LocalError
 
 
 @DATA_SAMPLERS.register_module()

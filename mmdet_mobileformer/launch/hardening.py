@@ -26,8 +26,8 @@ import os
 
 from mmengine.config import Config
 
-from mmdet_mobileformer.engine.config_tree import SPLITS, names_class, walk
-from mmdet_mobileformer.engine.errors import UserError
+from mmdet_mobileformer.config_tree import SPLITS, names_class, walk
+from mmdet_mobileformer.errors import UserError
 
 _OPTIM_WRAPPERS = {'OptimWrapper': 'FiniteOptimWrapper', 'AmpOptimWrapper': 'FiniteAmpOptimWrapper'}
 
@@ -50,7 +50,7 @@ def harden_training(cfg: Config) -> None:
             )
         cfg.setdefault('default_hooks', {})
         cfg.default_hooks.checkpoint = checkpoint
-        _add_hook(cfg, 'TerminationHook')
+        add_hook(cfg, 'TerminationHook')
     if names_class(cfg.train_cfg, 'EpochBasedTrainLoop') or cfg.train_cfg.get('by_epoch'):
         cfg.train_cfg.pop('by_epoch', None)
         cfg.train_cfg.type = 'ResumableTrainLoop'
@@ -70,11 +70,11 @@ def harden_training(cfg: Config) -> None:
     for _, node in walk(cfg.model):
         if names_class(node, 'HungarianAssigner'):
             node['type'] = 'FiniteHungarianAssigner'
-    _add_hook(cfg, 'FiniteLossHook')
-    _add_hook(cfg, 'SameStatisticsHook')
+    add_hook(cfg, 'FiniteLossHook')
+    add_hook(cfg, 'SameStatisticsHook')
     modules = cfg.pop('activation_checkpointing', None)
     if modules:
-        _add_hook(cfg, 'RecomputeHook', modules=modules)
+        add_hook(cfg, 'RecomputeHook', modules=modules)
 
 
 def harden_loading(
@@ -88,7 +88,7 @@ def harden_loading(
             of the work directory too; otherwise the first one stops the run.
         report_name: Name of that file.
     """
-    _add_hook(cfg, 'CheckpointFitHook')
+    add_hook(cfg, 'CheckpointFitHook')
     report_file = os.path.join(cfg.work_dir, report_name)
     places = {split: (cfg.get(f'{split}_dataloader') or {}).get('dataset') for split in SPLITS}
     # Hooks may bring another pipeline for the last epochs of training.
@@ -103,41 +103,19 @@ def harden_loading(
                     node['on_error'] = 'replace' if split == 'train' else 'blank'
                     node['report_file'] = report_file
     if skip_bad_images:
-        _add_hook(cfg, 'BadImageReportHook', report_file=report_file)
+        add_hook(cfg, 'BadImageReportHook', report_file=report_file)
         cfg.data_check = dict(cfg.get('data_check') or {}, bad_images='skip')
 
 
 def require_in_checkpoint(cfg: Config, part: str) -> None:
     """Stop, when the weights are loaded, if the checkpoint lacks a part of the detector."""
-    _add_hook(cfg, 'CheckpointFitHook')
+    add_hook(cfg, 'CheckpointFitHook')
     hook = next(hook for hook in cfg.custom_hooks if names_class(hook, 'CheckpointFitHook'))
     hook['needed'] = sorted({part, *hook.get('needed', ())})
 
 
-def set_ema(cfg: Config, momentum: float) -> None:
-    """Evaluate and save an exponential moving average of the weights beside the weights.
-
-    Args:
-        cfg: The config; an EMAHook that it has is replaced.
-        momentum: Share of the new weights in each step, after a start with larger ones.
-
-    Raises:
-        UserError: If it is no share.
-    """
-    if not 0 < momentum < 1:
-        raise UserError(f'--ema {momentum:g} must lie between 0 and 1, as 0.0002 does.')
-    cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if not names_class(h, 'EMAHook')]
-    _add_hook(
-        cfg,
-        'EMAHook',
-        ema_type='ExpMomentumEMA',
-        momentum=momentum,
-        update_buffers=True,
-        priority=49,
-    )
-
-
-def _add_hook(cfg: Config, name: str, **settings: object) -> None:
+def add_hook(cfg: Config, name: str, **settings: object) -> None:
+    """Add a custom hook to a config unless it names one of this class."""
     hooks = list(cfg.get('custom_hooks') or [])
     if not any(names_class(hook, name) for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type=name, **settings)]

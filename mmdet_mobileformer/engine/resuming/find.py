@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
-from mmdet_mobileformer.engine.durable import PARTIAL_SUFFIX
+from mmdet_mobileformer.checkpoints.writing import PARTIAL_SUFFIX
 from mmdet_mobileformer.errors import UserError
 
 _NEEDED = ('meta', 'state_dict', 'optimizer', 'message_hub')

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
 
 import mmcv
 import numpy as np
 
-from mmdet_mobileformer.engine.bad_images import truncation
-from mmdet_mobileformer.engine.coco_file import listing
-
-if TYPE_CHECKING:
-    from mmdet_mobileformer.engine.data_check import Findings
+from mmdet_mobileformer.data_check.findings import Findings, listing
+from mmdet_mobileformer.engine.images import truncation
 
 NUM_SAMPLED = 16
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmdet_mobileformer.benchmark.models import TensorPath, build_model
-from mmdet_mobileformer.engine.cpu_memory import release_freed_memory
+from mmdet_mobileformer.analysis.zoo import TensorPath, build_model
 from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch.cpu_memory import release_freed_memory
 
 ONNX_LEVELS = {'onnx': 'ORT_ENABLE_ALL', 'onnx-extended': 'ORT_ENABLE_EXTENDED'}
 RUNTIMES = ('eager', 'channels-last', 'compiled', *ONNX_LEVELS)

@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmdet_mobileformer.engine.errors import LocalError
+from mmdet_mobileformer.errors import LocalError
 
 ON_ERROR = ('stop', 'replace', 'blank')
 SHOWN = 20

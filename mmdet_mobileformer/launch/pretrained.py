@@ -8,9 +8,9 @@ import re
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from mmdet_mobileformer.engine.config_tree import walk
-from mmdet_mobileformer.engine.errors import UserError
-from mmdet_mobileformer.engine.hardening import require_in_checkpoint
+from mmdet_mobileformer.config_tree import walk
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch.hardening import require_in_checkpoint
 
 
 def check_pretrained(cfg: Config) -> None:

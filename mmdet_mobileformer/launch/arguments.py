@@ -12,11 +12,11 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmdet_mobileformer.engine.cpu_memory import keep_freed_memory
 from mmdet_mobileformer.engine.distributed import LAUNCHERS
-from mmdet_mobileformer.engine.errors import UserError
-from mmdet_mobileformer.engine.overrides import set_classwise, set_data_root
-from mmdet_mobileformer.engine.safe_loading import load_checkpoints_as_data
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
+from mmdet_mobileformer.launch.data_flags import set_classwise, set_data_root
+from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

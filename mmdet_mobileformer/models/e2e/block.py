@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES
 from mmdet_mobileformer.models.bridge import FormerToMobile, MobileToFormer, token_assignment
-from mmdet_mobileformer.models.detr.attention_mobile import AttentionMobile
+from mmdet_mobileformer.models.e2e.attention_mobile import AttentionMobile
 from mmdet_mobileformer.models.former import Former
 from mmdet_mobileformer.models.mobile import LiteBottleneck
 from mmdet_mobileformer.models.norm import LayerNorm2d
@@ -16,7 +16,7 @@ LITE = 'lite'
 MOBILE_KINDS = (ATTENTION, LITE)
 
 
-class HeadBlock(nn.Module):
+class DecoderBlock(nn.Module):
     """One block of the head: the object queries are its tokens.
 
     It is the backbone's block with these parts changed: the bridge has no gate (our decision: the

@@ -18,10 +18,10 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from mmdet_mobileformer.engine.durable import PARTIAL_SUFFIX, write_durably
+from mmdet_mobileformer.checkpoints.writing import PARTIAL_SUFFIX, write_durably
 from mmdet_mobileformer.engine.finite import check_weights
-from mmdet_mobileformer.engine.random_state import get_random_state, set_random_state
-from mmdet_mobileformer.engine.train_loop import ResumableTrainLoop
+from mmdet_mobileformer.engine.resuming.random_state import get_random_state, set_random_state
+from mmdet_mobileformer.engine.resuming.train_loop import ResumableTrainLoop
 
 INTERRUPTED = 'interrupted.pth'
 

@@ -1,36 +1,28 @@
-"""Command line flags that rewrite a config: other data, other classes, no pretrained weights.
+"""Command line flags that rewrite a config's data: another folder, its classes, AP by class.
 
 All functions change the config in place and work on any mmdet config, this project's or not.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-from mmdet.registry import MODELS
 from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
-from mmengine.dist import all_gather_object
 
-from mmdet_mobileformer.engine.config_tree import (
+from mmdet_mobileformer.config_tree import (
     SPLITS,
     annotation_path,
     is_coco_dataset,
     is_coco_metric,
-    walk,
     walk_class_folders,
     walk_datasets,
     walk_evaluators,
     walk_heads,
 )
-from mmdet_mobileformer.engine.distributed import on_main_process
-from mmdet_mobileformer.engine.errors import UserError
-from mmdet_mobileformer.engine.resume import find_resume_point, require_resumable
+from mmdet_mobileformer.errors import UserError
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
@@ -136,43 +128,6 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
         head['num_classes'] = len(classes)
 
 
-def train_from_scratch(cfg: Config) -> None:
-    """Drop every pretrained weight and let the normalisation learn.
-
-    Removes ``load_from`` and each Pretrained ``init_cfg`` at any depth, and in the model sets
-    ``norm_eval=False``, ``frozen_stages=-1`` and ``requires_grad=True`` of the norms, also where
-    only a backbone's defaults say otherwise: fixed statistics of random weights would ruin the
-    training.
-    """
-    cfg.load_from = None
-    for path, node in walk(cfg.model):
-        if 'init_cfg' in node:
-            node['init_cfg'] = _without_pretrained(node['init_cfg'])
-        if isinstance(node.get('pretrained'), str):
-            node['pretrained'] = None
-        learning = dict(norm_eval=False, frozen_stages=-1)
-        defaults = _defaults(node) if path.split('.')[-1] == 'backbone' else {}
-        for name, value in learning.items():
-            if name in node or name in defaults:
-                node[name] = value
-        if isinstance(node.get('norm_cfg'), dict) and 'requires_grad' in node['norm_cfg']:
-            node['norm_cfg']['requires_grad'] = True
-
-
-def _without_pretrained(init_cfg: Any) -> Any:  # noqa: ANN401 (dict, list of dicts or None)
-    if isinstance(init_cfg, (list, tuple)):
-        return [item for item in init_cfg if item.get('type') != 'Pretrained'] or None
-    return None if (init_cfg or {}).get('type') == 'Pretrained' else init_cfg
-
-
-def _defaults(module: dict) -> dict[str, Any]:
-    kind = module.get('type')
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    if kind is None:
-        return {}
-    return dict(inspect.signature(kind.__init__).parameters)
-
-
 def set_classwise(cfg: Config) -> None:
     """Make every COCO metric report the AP of each class as well.
 
@@ -186,83 +141,3 @@ def set_classwise(cfg: Config) -> None:
                 evaluator['classwise'] = found = True
     if not found:
         raise UserError(f'--classwise needs a COCO metric, and {cfg.filename} has none.')
-
-
-def set_amp(cfg: Config, dtype: str) -> None:
-    """Train under automatic mixed precision.
-
-    Args:
-        cfg: The config.
-        dtype: 'fp16', 'bf16', or 'auto' for fp16 on a GPU and bf16 on the CPU.
-
-    Raises:
-        UserError: For fp16 without a GPU, where it has neither speed nor loss scaling.
-    """
-    if dtype == 'auto':
-        dtype = 'fp16' if torch.cuda.is_available() else 'bf16'
-    if dtype == 'bf16':
-        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
-        for name in ('loss_scale', 'dtype', 'use_fp64'):  # of AmpOptimWrapper
-            cfg.optim_wrapper.pop(name, None)
-        return
-    if not torch.cuda.is_available():
-        raise UserError('--amp fp16 needs a GPU; use --amp bf16 on the CPU.')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.dtype = 'float16'
-    cfg.optim_wrapper.loss_scale = 'dynamic'
-
-
-def set_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate by the real batch size over ``auto_scale_lr.base_batch_size``.
-
-    Raises:
-        UserError: If the config does not say for which batch size its learning rate is.
-    """
-    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise UserError(
-            f'--auto-scale-lr needs auto_scale_lr.base_batch_size, which {cfg.filename} does '
-            'not set; give it by --cfg-options auto_scale_lr.base_batch_size=16.'
-        )
-    cfg.auto_scale_lr.enable = True
-
-
-def set_resume(cfg: Config, checkpoint: str) -> None:
-    """Resume from a checkpoint, or with 'auto' from the newest whole one of the work directory.
-
-    Says which that is and what it passed over; where there is none, training begins anew. Of
-    several processes the first one searches, and all must see what it found.
-
-    Args:
-        cfg: The config, with ``work_dir``.
-        checkpoint: A file, or 'auto'.
-
-    Raises:
-        UserError: If the file does not exist, is not whole or cannot be resumed from.
-    """
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    path = on_main_process(_resumed, cfg.work_dir, hook.get('out_dir'), checkpoint)
-    blind = [rank for rank, seen in enumerate(all_gather_object(_is_there(path))) if not seen]
-    if blind:
-        raise UserError(
-            f'--resume {path}: the processes of rank {", ".join(map(str, blind))} do not see this '
-            'file; all machines need one work directory, or a copy of the checkpoint there.'
-        )
-    cfg.resume = path is not None
-    if path:
-        cfg.load_from = path
-
-
-def _resumed(work_dir: str, out_dir: str | None, checkpoint: str) -> str | None:
-    if checkpoint != 'auto':
-        require_resumable(checkpoint)
-        return checkpoint
-    point = find_resume_point(work_dir, out_dir)
-    for sentence in point.passed_over:
-        print(f'--resume passes over: {sentence}', flush=True)
-    found = f'continues from {point.path}, the newest whole checkpoint'
-    print(f'--resume {found if point.path else f"finds none in {work_dir}"}.', flush=True)
-    return point.path
-
-
-def _is_there(path: str | None) -> bool:
-    return path is None or os.path.isfile(path)

@@ -18,8 +18,8 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmdet_mobileformer.engine.checkpoint_hook import DurableCheckpointHook
 from mmdet_mobileformer.engine.distributed import leave_group
+from mmdet_mobileformer.engine.resuming.checkpoint_hook import DurableCheckpointHook
 
 EXIT_CODE = 128 + signal.SIGTERM
 

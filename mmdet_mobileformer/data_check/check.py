@@ -32,14 +32,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmdet_mobileformer.engine.class_folder_check import check_class_folders
-from mmdet_mobileformer.engine.coco_file import Needs, check_coco_file
-from mmdet_mobileformer.engine.config_tree import (
+from mmdet_mobileformer.config_tree import (
     annotation_path,
     dataset_classes,
     image_folder,
@@ -49,35 +46,10 @@ from mmdet_mobileformer.engine.config_tree import (
     walk_evaluators,
     walk_heads,
 )
-from mmdet_mobileformer.engine.errors import UserError
-from mmdet_mobileformer.engine.image_check import check_folder, check_images
-
-MAX_LISTED = 20
-
-
-@dataclass
-class Findings:
-    """What the check found, one sentence each."""
-
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def raise_errors(self) -> None:
-        """Raise all errors as one.
-
-        Raises:
-            UserError: With the first 20 errors and how many more there are.
-        """
-        if not self.errors:
-            return
-        lines = [f'the data check found {len(self.errors)} problem(s):']
-        lines += [
-            f'  {number}. {error}' for number, error in enumerate(self.errors[:MAX_LISTED], 1)
-        ]
-        if len(self.errors) > MAX_LISTED:
-            lines.append(f'  and {len(self.errors) - MAX_LISTED} more.')
-        raise UserError('\n'.join(lines))
+from mmdet_mobileformer.data_check.class_folders import check_class_folders
+from mmdet_mobileformer.data_check.coco_file import Needs, check_coco_file
+from mmdet_mobileformer.data_check.findings import Findings
+from mmdet_mobileformer.data_check.images import check_folder, check_images
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> Findings:

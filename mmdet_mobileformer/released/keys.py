@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mmdet_mobileformer.checkpoints.pretrained import differences
+from mmdet_mobileformer.checkpoints.compare import differences
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models.arch import ARCHS, BOTTLENECK, DOWNSAMPLING, LITE
 from mmdet_mobileformer.models.classifier import MobileFormerClassifier

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from mmengine.config import Config
 
-from mmdet_mobileformer.engine.config_tree import class_folder_root, walk_class_folders
-
-if TYPE_CHECKING:
-    from mmdet_mobileformer.engine.data_check import Findings
+from mmdet_mobileformer.config_tree import class_folder_root, walk_class_folders
+from mmdet_mobileformer.data_check.findings import Findings
 
 
 def check_class_folders(cfg: Config, splits: Iterable[str], findings: Findings) -> None:

@@ -13,11 +13,10 @@ from mmdet.models.layers import SinePositionalEncoding
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models.backbone import resize_mask
-from mmdet_mobileformer.models.detr.block import MOBILE_KINDS, HeadBlock
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
-from mmdet_mobileformer.models.mobile import hide_padding
+from mmdet_mobileformer.models.e2e.block import MOBILE_KINDS, DecoderBlock
 from mmdet_mobileformer.models.norm import LayerNorm2d
+from mmdet_mobileformer.models.padding import hide_padding, resize_mask
 from mmdet_mobileformer.models.recompute import recomputed
 
 UPSAMPLINGS = ('bilinear', 'nearest', None)
@@ -112,7 +111,7 @@ class MobileFormerDecoder(BaseModule):
         embed_dims: Channels C of queries and features (256 in the paper).
         num_heads: Heads of every attention (8: our decision, as in DETR).
         ffn_ratio: Hidden width of Former's FFN in units of ``embed_dims`` (2 in the paper).
-        dynamic_relu: 'spatial' or 'token', see :class:`HeadBlock`.
+        dynamic_relu: 'spatial' or 'token', see :class:`DecoderBlock`.
         adapt_position: Whether the queries' position embedding adapts from block to block (paper,
             eq. 4); without, all blocks use the learned one.
         upsampling: Between the scales, see :class:`ScaleFusion`.
@@ -161,7 +160,7 @@ class MobileFormerDecoder(BaseModule):
                 # Whether a later block, or the next scale, reads the features.
                 is_read = not is_last_here or (upsampling is not None and not is_last_scale)
                 blocks.append(
-                    HeadBlock(
+                    DecoderBlock(
                         embed_dims,
                         spec.mobile if is_read else None,
                         spec.mid_channels,
@@ -194,7 +193,7 @@ class MobileFormerDecoder(BaseModule):
             small = []
             if isinstance(module, DynamicReLU):
                 small = [module.fc1, module.fc2]
-            elif isinstance(module, HeadBlock) and module.position_update is not None:
+            elif isinstance(module, DecoderBlock) and module.position_update is not None:
                 small = [module.position_update[-1]]
             for linear in small:
                 nn.init.normal_(linear.weight, std=0.01)

@@ -1,1 +1,0 @@
-"""Comparing the speed of models on one machine: see `tools/benchmark.py`."""
