@@ -38,6 +38,7 @@ class MobileToFormer(nn.Module):
         self.num_heads = num_heads
         self.scale = (in_channels // num_heads) ** -0.5
         self.query = nn.Linear(token_dim, in_channels)
+        self.attention = nn.Softmax(dim=-1)  # a module, so that hooks see who reads what
         self.gate = nn.Linear(token_dim, in_channels) if gated else None
         self.proj = nn.Linear(in_channels, token_dim)
         self.dropout = nn.Dropout(dropout)
@@ -75,7 +76,7 @@ class MobileToFormer(nn.Module):
         visible = logits
         if padding_mask is not None:
             visible = logits.masked_fill(padding_mask.flatten(1)[:, None, None], float('-inf'))
-        update = visible.softmax(dim=-1).to(value.dtype) @ value.transpose(2, 3)
+        update = self.attention(visible).to(value.dtype) @ value.transpose(2, 3)
         update = update.transpose(1, 2).flatten(2)  # (N, M, C)
 
         if self.gate is not None:
@@ -111,6 +112,7 @@ class FormerToMobile(nn.Module):
         self.scale = (out_channels // num_heads) ** -0.5
         self.key = nn.Linear(token_dim, out_channels)
         self.value = nn.Linear(token_dim, out_channels)
+        self.attention = nn.Softmax(dim=2)  # a module, so that hooks see who reads what
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -138,7 +140,7 @@ class FormerToMobile(nn.Module):
         key = key.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
         value = self.value(tokens).unflatten(2, (self.num_heads, -1)).permute(0, 2, 3, 1)
 
-        attention = (key @ query).softmax(dim=2).to(value.dtype)  # (N, heads, M, HW)
+        attention = self.attention(key @ query).to(value.dtype)  # (N, heads, M, HW)
         update = (value @ attention).reshape(features.shape)
         return features + self.drop_path(self.dropout(update))
 
