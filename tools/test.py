@@ -1,6 +1,7 @@
-"""Evaluate a detector: ``python tools/test.py CONFIG CHECKPOINT``; see ``--help``."""
+"""Evaluate a detector: ``python tools/test.py WORK_DIR`` or ``... CONFIG CHECKPOINT``."""
 
 import argparse
+import os
 
 from mmdet.evaluation import DumpDetResults
 
@@ -13,14 +14,18 @@ from mmdet_mobileformer.launch import data_flags
 from mmdet_mobileformer.launch.arguments import add_common_arguments, build_runner, load_run_config
 from mmdet_mobileformer.launch.hardening import harden_loading
 from mmdet_mobileformer.launch.test_flags import set_test_time_augmentation, set_visualization
+from mmdet_mobileformer.launch.work_dir import find_run
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Evaluate a detector')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='work directory of a training, or config file')
     parser.add_argument(
-        'checkpoint', help='checkpoint file, or FILE.onnx that tools/export_onnx.py wrote'
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file, or FILE.onnx that tools/export_onnx.py wrote; default: the best '
+        'checkpoint of the work directory, else its newest',
     )
     add_common_arguments(parser)
     parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to this file')
@@ -45,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--compile', action='store_true', help='compile the detector, which takes a minute or more'
     )
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # options may stand between config and checkpoint
 
 
 def main() -> None:
@@ -53,6 +58,9 @@ def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out {args.out} must end in .pkl or .pickle.')
+    if args.work_dir is None and os.path.isdir(args.config):
+        args.work_dir = args.config
+    args.config, args.checkpoint = find_run([args.config, args.checkpoint])
     cfg = load_run_config(args)
     check_checkpoint(args.checkpoint)
     exported = args.checkpoint.endswith('.onnx')

@@ -79,6 +79,20 @@ def require_resumable(path: str) -> Mapping[str, Any]:
             f'--resume {path}: there is no such file; name a checkpoint, or give --resume alone '
             'for the newest of the work directory.'
         )
+    require_whole(path)
+    checkpoint = load_checkpoint_as_data(path)
+    missing = [name for name in _NEEDED if name not in checkpoint]
+    if missing:
+        raise UserError(f'{path} cannot be resumed from: it has no {", ".join(missing)}.')
+    return checkpoint
+
+
+def require_whole(path: str) -> None:
+    """Compare every byte of a checkpoint in PyTorch's format with its checksums.
+
+    Raises:
+        UserError: If it is damaged or incomplete.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -86,11 +100,6 @@ def require_resumable(path: str) -> Mapping[str, Any]:
         raise UserError(f'{path} is not whole ({error}).') from None
     if damaged:
         raise UserError(f'{path} is damaged (the checksum of {damaged} is wrong).')
-    checkpoint = load_checkpoint_as_data(path)
-    missing = [name for name in _NEEDED if name not in checkpoint]
-    if missing:
-        raise UserError(f'{path} cannot be resumed from: it has no {", ".join(missing)}.')
-    return checkpoint
 
 
 def _age(checkpoint: Mapping[str, Any]) -> tuple[int, bool]:

@@ -1,0 +1,89 @@
+"""A training's work directory in the place of its config and checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data
+from mmdet_mobileformer.engine.resuming.find import find_resume_point, require_whole
+from mmdet_mobileformer.errors import UserError
+
+
+def find_run(words: Sequence[str | None]) -> tuple[str, str]:
+    """Config and checkpoint that the positional words of a tool mean.
+
+    Args:
+        words: WORK_DIR of a training, for the config that it saved and its best checkpoint, where
+            there is none the newest whole one; or CONFIG CHECKPOINT as in mmdet, where WORK_DIR may
+            stand for the config. None is passed over.
+
+    Returns:
+        Path of the config, and path or address of the checkpoint.
+
+    Raises:
+        UserError: If the work directory holds no config, no whole checkpoint, or several configs
+            none of which is the checkpoint's; or if there are too few or too many words.
+    """
+    words = [word for word in words if word is not None]
+    if not 1 <= len(words) <= 2:
+        raise UserError(
+            f'{" ".join(words) or "nothing"} does not name a detector; give the work directory of '
+            'a training, or CONFIG CHECKPOINT.'
+        )
+    place = words[0]
+    if not os.path.isdir(place):
+        if len(words) == 2:
+            return place, words[1]
+        what = 'is no work directory' if os.path.exists(place) else 'does not exist'
+        raise UserError(
+            f'{place} {what} (looked from {os.getcwd()}); give the work directory of a training, '
+            'or CONFIG CHECKPOINT.'
+        )
+    configs = {path.stem: path for path in sorted(Path(place).glob('*.py'))}
+    if not configs:
+        raise UserError(
+            f'{place} holds no config (*.py), which a training saves there; give CONFIG CHECKPOINT.'
+        )
+    checkpoint = words[1] if len(words) == 2 else _best_checkpoint(place, len(configs) > 1)
+    name = next(iter(configs)) if len(configs) == 1 else _config_name(checkpoint)
+    if name not in configs:
+        raise UserError(
+            f'{place} holds several configs ({", ".join(configs)}), and {checkpoint} does not say '
+            'to which it belongs; give CONFIG CHECKPOINT.'
+        )
+    return str(configs[name]), checkpoint
+
+
+def _best_checkpoint(work_dir: str, several_runs: bool) -> str:
+    """The best checkpoint of the run that wrote last, else its newest whole one."""
+    newest = find_resume_point(work_dir)
+    folders = {Path(work_dir), *([Path(newest.path).parent] if newest.path else [])}
+    found = {path.resolve(): path for folder in folders for path in folder.glob('best_*.pth')}
+    passed_over = list(newest.passed_over)
+    for path in sorted(found.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            require_whole(str(path))
+        except UserError as error:
+            passed_over.append(str(error))
+            continue
+        others = several_runs and newest.path and _config_name(path) != _config_name(newest.path)
+        if not others:
+            return str(path)
+    if newest.path is None:
+        reasons = f' ({" ".join(passed_over)})' if passed_over else ''
+        raise UserError(
+            f'{work_dir} holds no whole checkpoint{reasons}; train first, or give CONFIG '
+            'CHECKPOINT.'
+        )
+    return os.path.relpath(newest.path) if not os.path.isabs(work_dir) else newest.path
+
+
+def _config_name(checkpoint: str | os.PathLike) -> str | None:
+    """Name of the config of the run that wrote a checkpoint: mmengine's <config>_<date>_<time>."""
+    if not os.path.isfile(checkpoint):
+        return None
+    name = (load_checkpoint_as_data(checkpoint).get('meta') or {}).get('experiment_name') or ''
+    return re.sub(r'_\d{8}_\d{6}$', '', name)
