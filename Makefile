@@ -10,7 +10,8 @@ CONFIG := configs/retinanet_mf26m_shapes.py
 WORK_DIR := work_dirs/retinanet_mf26m_shapes
 
 .DEFAULT_GOAL := env
-.PHONY: env env-official env-imagenet test test-official test-imagenet lint format demo clean help
+.PHONY: env env-official env-imagenet test test-official test-imagenet lint format docs drawings demo \
+	clean help
 
 env: ## build .venv: torch, the onedl family of mmdet with a compiled mmcv, this project
 	@$(call make_env,default)
@@ -30,14 +31,23 @@ test-official: env-official ## run the tests with the official family of mmdet d
 test-imagenet: env-imagenet ## run the tests of ImageNet training
 	.venv-imagenet/bin/python -m pytest tests/imagenet $(PYTEST_ARGS)
 
-lint: env ## check style, annotations, docstrings and formatting
+lint: env ## check style, annotations, docstrings, formatting, the order of the rooms, and the scripts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports --no-cache
+	.venv/bin/shellcheck tools/*.sh .ci/run
 
 format: env ## format the code and sort its imports
 	.venv/bin/ruff check --select I --fix .
 	.venv/bin/ruff format .
+
+docs: env ## build the documentation site in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+drawings: ## render docs/drawings/*.dot to docs/images/*.svg (needs graphviz)
+	for drawing in docs/drawings/*.dot; do \
+		dot -Tsvg "$$drawing" -o "docs/images/$$(basename "$$drawing" .dot).svg" || exit 1; \
+	done
 
 demo: env ## make the shapes data, train and test a small detector on it, draw what it found
 	.venv/bin/python tools/make_shapes_dataset.py
@@ -47,7 +57,7 @@ demo: env ## make the shapes data, train and test a small detector on it, draw w
 	.venv/bin/python tools/demo_pictures.py $(CONFIG) $(WORK_DIR)/predictions.pkl
 
 clean: ## remove the environments and caches; data, checkpoints and work directories stay
-	rm -rf .venv .venv-official .venv-imagenet .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-official .venv-imagenet .pytest_cache .ruff_cache build site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## list the targets

@@ -1,6 +1,7 @@
 """Mobile-Former (CVPR 2022) for MMDetection.
 
-Importing this package registers everything it holds with mmdet's registries and does nothing else.
+Importing this package registers everything it holds with mmdet's registries, lets ``_base_`` name
+its configs by ``mmdet_mobileformer::``, and does nothing else.
 A config reaches it by
 ``custom_imports = dict(imports=['mmdet_mobileformer'], allow_failed_imports=False)``.
 """
@@ -11,5 +12,8 @@ from mmdet_mobileformer.version import __version__
 require_mmdet()
 
 from mmdet_mobileformer import engine, models  # noqa: E402  (only after the check above)
+from mmdet_mobileformer.packaged_configs import config_file, resolve_prefix  # noqa: E402  (as above)
 
-__all__ = ['__version__', 'engine', 'models']
+resolve_prefix()
+
+__all__ = ['__version__', 'config_file', 'engine', 'models']

@@ -1,10 +1,10 @@
 import re
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'tools' / 'dev'))  # scripts, not a package: nothing installs them

@@ -10,6 +10,7 @@ if [ $# -lt 4 ]; then
     echo "usage: $0 $USAGE" >&2
     exit 2
 fi
+# shellcheck disable=SC2034  # the two that read this file use CONFIG and FOURTH
 PARTITION=$1 JOB_NAME=$2 CONFIG=$3 FOURTH=$4
 shift 4
 

@@ -282,7 +282,7 @@ def render_scene(
         The image (H, W, 3), uint8, channels blue, green, red; and the instances, every one of
         them at least partly visible.
 
-    Example:
+    Examples:
         >>> image, instances = render_scene(0, 'val', 3, (320, 240))
         >>> image.shape
         (240, 320, 3)

@@ -44,7 +44,7 @@ class FullCocoMetric(CocoMetric):
         ValueError: If ``metric`` is another one or ``proposal_nums`` are not three ascending
             numbers.
 
-    Example:
+    Examples:
         >>> from mmdet_mobileformer.engine import FullCocoMetric
         >>> FullCocoMetric().figure_names('bbox')[-6:-3]
         ('bbox_AR@1', 'bbox_AR@10', 'bbox_AR@100')

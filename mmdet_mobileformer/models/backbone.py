@@ -48,7 +48,7 @@ class MobileFormer(BaseModule):
     Raises:
         ValueError: If ``arch``, ``dynamic_relu``, a level or ``frozen_stages`` is unknown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmdet_mobileformer.models import MobileFormer
         >>> backbone = MobileFormer('26m', out_indices=(2, 3, 4)).eval()

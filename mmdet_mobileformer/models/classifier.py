@@ -101,7 +101,7 @@ class MobileFormerClassifier(BaseModule):
         drop_path_rate: Of the backbone.
         init_cfg: As in mmengine, for the whole classifier.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmdet_mobileformer.models import MobileFormerClassifier
         >>> classifier = MobileFormerClassifier('26m').eval()
