@@ -115,6 +115,7 @@ def test_problems_are_sentences_with_exit_code_2(trained, coco_folder):
     ]
     code = (
         'import runpy, sys\n'
+        'sys.path.insert(0, {tools!r})\n'
         'for tool, args in {cases!r}:\n'
         '    sys.argv = [tool, *args]\n'
         '    try:\n'
@@ -127,7 +128,7 @@ def test_problems_are_sentences_with_exit_code_2(trained, coco_folder):
         (str(ROOT / 'tools' / f'{args[0]}.py'), [str(word) for word in args[1:]])
         for args, _ in cases
     ]
-    done = start([sys.executable, '-c', code.format(cases=runs)], cwd)
+    done = start([sys.executable, '-c', code.format(tools=str(ROOT / 'tools'), cases=runs)], cwd)
     answers = done.stderr.split('CODE ')
     assert len(answers) == len(cases) + 1, done.stderr[-2000:]
     for (args, words), answer, following in zip(cases, answers[:-1], answers[1:], strict=True):

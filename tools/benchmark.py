@@ -1,17 +1,20 @@
 """Compare the speed of models: ``python tools/benchmark.py --models A B``; see ``--help``."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from mmdet.utils import register_all_modules
+from _command import run
 
-from mmdet_mobileformer.analysis import measure, report
-from mmdet_mobileformer.errors import UserError, run_tool
-from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
+if TYPE_CHECKING:
+    from mmdet_mobileformer.analysis.measure import Case
+
+RUNTIMES = ('eager', 'channels-last', 'compiled', 'onnx', 'onnx-extended')
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -42,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--runtimes',
         nargs='+',
-        choices=measure.RUNTIMES,
+        choices=RUNTIMES,
         default=['eager'],
         help='default eager; onnx-extended is ONNX Runtime without its blocked layout',
     )
@@ -54,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--dtypes',
         nargs='+',
-        choices=list(measure.DTYPES),
+        choices=['fp32', 'bf16', 'fp16'],
         default=['fp32'],
         help='default fp32; with --training the others are automatic mixed precision',
     )
@@ -74,9 +77,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Measure and report."""
-    args = parse_args()
+    import torch  # takes seconds, as what follows
+    from mmdet.utils import register_all_modules
+
+    from mmdet_mobileformer.analysis import measure, report
+    from mmdet_mobileformer.errors import UserError
+    from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
+
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda needs a GPU that torch can use; leave it out.')
     kept = not args.system_memory and keep_freed_memory()
@@ -109,7 +118,7 @@ def main() -> None:
         print(f'wrote {folder}/benchmark.json and {folder}/benchmark.png')
 
 
-def _first(cases: list[measure.Case], case: measure.Case) -> measure.Case:
+def _first(cases: list[Case], case: Case) -> Case:
     """The first case of the same size, batch, threads and dtype, whatever its runtime."""
     return next(
         other
@@ -120,4 +129,4 @@ def _first(cases: list[measure.Case], case: measure.Case) -> measure.Case:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run(parse_args, main)

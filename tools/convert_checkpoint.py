@@ -2,10 +2,9 @@
 
 import argparse
 
-from mmdet_mobileformer.checkpoints import trust_files
-from mmdet_mobileformer.errors import run_tool
-from mmdet_mobileformer.released.convert import convert_checkpoint, convert_to_official
-from mmdet_mobileformer.released.download import FILE_IDS, download
+from _command import run
+
+VARIANTS = ('26m', '52m', '96m', '151m', '214m', '294m', '508m')
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--download',
-        choices=tuple(FILE_IDS),
+        choices=VARIANTS,
         metavar='VARIANT',
         help='fetch the published checkpoint of %(choices)s (needs gdown) instead of reading SRC, '
         'and convert it to checkpoints/mobile_former_VARIANT.pth, where the configs look for it',
@@ -49,9 +48,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Download and convert as the command line says."""
-    args = parse_args()
+    from mmdet_mobileformer.checkpoints import trust_files  # takes seconds
+    from mmdet_mobileformer.released.convert import convert_checkpoint, convert_to_official
+    from mmdet_mobileformer.released.download import download
+
     trust_files(args.trust_checkpoint)
     if args.download:
         download(args.download, args.source)
@@ -69,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run(parse_args, main)

@@ -2,12 +2,7 @@
 
 import argparse
 
-from mmdet.registry import MODELS
-from mmengine.config import DictAction
-
-from mmdet_mobileformer.analysis.complexity import count_cost
-from mmdet_mobileformer.errors import UserError, run_tool
-from mmdet_mobileformer.launch.arguments import load_config
+from _command import add_cfg_options, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,18 +20,18 @@ def parse_args() -> argparse.Namespace:
         default=(800, 1344),
         help='pixels of the padded image; default 800 1344, which 800x1333 is padded to',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings that replace those of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Count and print."""
-    args = parse_args()
+    from mmdet.registry import MODELS  # takes seconds
+
+    from mmdet_mobileformer.analysis.complexity import count_cost
+    from mmdet_mobileformer.errors import UserError
+    from mmdet_mobileformer.launch.arguments import load_config
+
     height, width = args.shape
     if min(height, width) < 32:
         raise UserError(f'--shape {height} {width} is too small; give at least 32 pixels a side.')
@@ -49,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run(parse_args, main)

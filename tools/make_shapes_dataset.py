@@ -3,8 +3,7 @@
 import argparse
 import re
 
-from mmdet_mobileformer.datasets import ShapesSpec, write_shapes_dataset
-from mmdet_mobileformer.errors import UserError, run_tool
+from _command import run
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -16,7 +15,6 @@ def _size(text: str) -> tuple[int, int]:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    default = ShapesSpec()
     parser = argparse.ArgumentParser(
         description='Write a data set of rendered shapes in COCO layout; the same options give the '
         'same set'
@@ -27,29 +25,31 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--num-train',
         type=int,
-        default=default.num_train,
+        default=400,
         help='training images (default %(default)s)',
     )
     parser.add_argument(
         '--num-val',
         type=int,
-        default=default.num_val,
+        default=100,
         help='validation images (default %(default)s)',
     )
     parser.add_argument(
         '--size',
         type=_size,
-        default=(default.width, default.height),
+        default=(320, 240),
         metavar='WIDTHxHEIGHT',
-        help=f'image size in pixels (default {default.width}x{default.height})',
+        help='image size in pixels (default 320x240)',
     )
-    parser.add_argument('--seed', type=int, default=default.seed, help='default %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='default %(default)s')
     return parser.parse_args()
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Write the set, or find that it is there."""
-    args = parse_args()
+    from mmdet_mobileformer.datasets import ShapesSpec, write_shapes_dataset  # takes seconds
+    from mmdet_mobileformer.errors import UserError
+
     try:
         spec = ShapesSpec(args.num_train, args.num_val, *args.size, args.seed)
         written = write_shapes_dataset(args.out, spec)
@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run(parse_args, main)

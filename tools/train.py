@@ -4,14 +4,7 @@ import argparse
 import re
 import sys
 
-from mmdet_mobileformer.data_check.check import run_data_check
-from mmdet_mobileformer.engine.acceleration import AccelerationHook
-from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
-from mmdet_mobileformer.errors import run_tool
-from mmdet_mobileformer.launch import data_flags, train_flags
-from mmdet_mobileformer.launch.arguments import add_common_arguments, build_runner, load_run_config
-from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
-from mmdet_mobileformer.launch.pretrained import check_pretrained
+from _command import add_common_arguments, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,33 +63,12 @@ def _with_values(words: list[str]) -> list[str]:
     return words
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Train as the command line says."""
-    args = parse_args()
-    cfg = load_run_config(args)
-    if args.classes:
-        data_flags.set_classes(cfg, data_flags.annotated_classes(cfg))
-    if args.from_scratch:
-        train_flags.train_from_scratch(cfg)
-    if args.amp:
-        train_flags.set_amp(cfg, args.amp)
-    if args.auto_scale_lr:
-        train_flags.set_auto_scale_lr(cfg)
-    if args.ema is not None:
-        train_flags.set_ema(cfg, args.ema)
-    harden_training(cfg)
-    harden_loading(cfg, args.skip_bad_images)
-    init_distributed(cfg, args.launcher)
-    if args.resume:
-        train_flags.set_resume(cfg, args.resume)
-    check_pretrained(cfg)
-    on_main_process(run_data_check, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
-    runner = build_runner(cfg)
-    if args.compile:
-        runner.register_hook(AccelerationHook(compile_model=True))
-    runner.train()
-    leave_group()
+    from mmdet_mobileformer.launch.train import train  # takes seconds
+
+    train(args)
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run(parse_args, main)

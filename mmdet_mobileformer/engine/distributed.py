@@ -23,8 +23,6 @@ from torch import nn
 
 from mmdet_mobileformer.errors import UserError
 
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-
 
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):

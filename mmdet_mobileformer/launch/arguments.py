@@ -1,4 +1,4 @@
-"""What tools/train.py and tools/test.py have in common: flags, the config, the Runner."""
+"""What tools/train.py and tools/test.py have in common: the config and the Runner."""
 
 from __future__ import annotations
 
@@ -8,47 +8,14 @@ import os
 import torch
 from mmdet.registry import RUNNERS
 from mmdet.utils import register_all_modules, setup_cache_size_limit_of_dynamo
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmdet_mobileformer.engine.distributed import LAUNCHERS
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
 from mmdet_mobileformer.launch.data_flags import set_classwise, set_data_root
 from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that training and testing share."""
-    parser.add_argument(
-        '--work-dir', help='folder for logs and results; default work_dirs/<config>'
-    )
-    parser.add_argument(
-        '--data-root',
-        help='folder in COCO layout (annotations/instances_{train,val}2017.json, train2017/, '
-        'val2017/) that replaces the data of every loader and evaluator',
-    )
-    parser.add_argument(
-        '--classes', choices=['auto'], help='take the categories from the data, not the config'
-    )
-    parser.add_argument('--classwise', action='store_true', help='report the AP of each class too')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings that replace those of the config, as key=value; lists as key="[a,b]" or '
-        'key=a,b, nested ones as key="[(a,b),(c,d)]", without blanks',
-    )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='read checkpoints that hold more than data, which can run code: own old files only',
-    )
-    parser.add_argument(
-        '--launcher', choices=LAUNCHERS, default='none', help='who starts the processes'
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -86,7 +53,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def load_run_config(args: argparse.Namespace) -> Config:
-    """:func:`load_config`, with the flags of :func:`add_common_arguments` except ``--launcher``.
+    """:func:`load_config`, with the flags that training and testing share except ``--launcher``.
 
     ``--classes`` is left to the caller: training and testing know the classes from different files.
 

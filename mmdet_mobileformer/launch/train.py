@@ -1,0 +1,47 @@
+"""What tools/train.py does."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmdet_mobileformer.data_check.check import run_data_check
+from mmdet_mobileformer.engine.acceleration import AccelerationHook
+from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
+from mmdet_mobileformer.launch import data_flags, train_flags
+from mmdet_mobileformer.launch.arguments import build_runner, load_run_config
+from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
+from mmdet_mobileformer.launch.pretrained import check_pretrained
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train as the command line says.
+
+    Args:
+        args: Of tools/train.py.
+
+    Raises:
+        UserError: If anything on the command line, in the config or in the data cannot work.
+    """
+    cfg = load_run_config(args)
+    if args.classes:
+        data_flags.set_classes(cfg, data_flags.annotated_classes(cfg))
+    if args.from_scratch:
+        train_flags.train_from_scratch(cfg)
+    if args.amp:
+        train_flags.set_amp(cfg, args.amp)
+    if args.auto_scale_lr:
+        train_flags.set_auto_scale_lr(cfg)
+    if args.ema is not None:
+        train_flags.set_ema(cfg, args.ema)
+    harden_training(cfg)
+    harden_loading(cfg, args.skip_bad_images)
+    init_distributed(cfg, args.launcher)
+    if args.resume:
+        train_flags.set_resume(cfg, args.resume)
+    check_pretrained(cfg)
+    on_main_process(run_data_check, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
+    runner = build_runner(cfg)
+    if args.compile:
+        runner.register_hook(AccelerationHook(compile_model=True))
+    runner.train()
+    leave_group()
