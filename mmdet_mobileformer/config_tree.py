@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
+from mmengine.registry import Registry
 
 SPLITS = ('train', 'val', 'test')
 
@@ -36,44 +38,68 @@ def names_class(node: dict, name: str) -> bool:
     return getattr(kind, '__name__', None) == name
 
 
-def walk_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
-    """Yield the data sets of a loader that read an annotation file, behind any wrappers.
+@dataclass(frozen=True)
+class DataSource:
+    """A data set with an annotation file, as a loader of a config names it.
+
+    Attributes:
+        split: The loader: 'train', 'val' or 'test'.
+        path: Dotted path in the config.
+        config: The data set's own config; the properties follow what is changed in it.
+    """
+
+    split: str
+    path: str
+    config: dict
+
+    @property
+    def kind(self) -> type | None:
+        """The class that the config names, None where the registry does not know it."""
+        return _class_of(self.config, DATASETS)
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether it is mmdet's CocoDataset, or derived from it and read in its way.
+
+        LVIS and COCO's panoptic data sets are read in ways of their own.
+        """
+        return (
+            self.kind is not None
+            and issubclass(self.kind, CocoDataset)
+            and self.kind.load_data_list is CocoDataset.load_data_list
+            and self.kind.parse_data_info is CocoDataset.parse_data_info
+        )
+
+    @property
+    def ann_file(self) -> str:
+        """Path of the annotation file, joined with ``data_root`` as mmdet does."""
+        return os.path.join(self.config.get('data_root') or '', self.config['ann_file'])
+
+    @property
+    def folder(self) -> str:
+        """Folder of the images, joined with ``data_root`` as mmdet does."""
+        prefix = (self.config.get('data_prefix') or {}).get('img', '')
+        return os.path.join(self.config.get('data_root') or '', prefix)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names as mmdet takes them: from ``metainfo``, else those of its class."""
+        metainfo = self.kind._load_metainfo(self.config.get('metainfo'))
+        return tuple(metainfo.get('classes', ()))
+
+
+def data_sources(cfg: Config, *splits: str) -> Iterator[DataSource]:
+    """Yield the data sets of loaders that read an annotation file, behind any wrappers.
 
     Args:
         cfg: The config.
-        split: 'train', 'val' or 'test'.
-
-    Yields:
-        Dotted path and config of each.
+        *splits: The loaders, of 'train', 'val' and 'test'; all of them where none is named.
     """
-    loader = cfg.get(f'{split}_dataloader') or {}
-    for path, node in walk(loader.get('dataset') or {}, f'{split}_dataloader.dataset'):
-        if 'ann_file' in node and 'type' in node:
-            yield path, node
-
-
-def walk_class_folders(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
-    """Yield the data sets of a loader that are folders with one folder of images for each class.
-
-    Args:
-        cfg: The config.
-        split: 'train', 'val' or 'test'.
-
-    Yields:
-        Dotted path and config of each (mmpretrain's CustomDataset without an annotation file).
-    """
-    loader = cfg.get(f'{split}_dataloader') or {}
-    for path, node in walk(loader.get('dataset') or {}, f'{split}_dataloader.dataset'):
-        kind = str(node.get('type')).split('.')[-1]
-        if kind == 'CustomDataset' and not node.get('ann_file') and node.get('with_label', True):
-            yield path, node
-
-
-def class_folder_root(dataset: dict) -> str:
-    """The folder whose folders are the classes, joined with ``data_root`` as mmpretrain does."""
-    prefix = dataset.get('data_prefix') or ''
-    prefix = prefix.get('img_path', '') if isinstance(prefix, dict) else prefix
-    return os.path.join(dataset.get('data_root') or '', prefix)
+    for split in splits or SPLITS:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for path, node in walk(loader.get('dataset') or {}, f'{split}_dataloader.dataset'):
+            if 'ann_file' in node and 'type' in node:
+                yield DataSource(split, path, node)
 
 
 def walk_evaluators(cfg: Config, split: str) -> Iterator[dict]:
@@ -99,41 +125,13 @@ def walk_heads(model: dict) -> Iterator[tuple[str, dict]]:
             yield path, node
 
 
-def is_coco_dataset(dataset: dict) -> bool:
-    """Whether a data set's config names mmdet's CocoDataset, or a class derived from it.
-
-    Those that read their files in a way of their own (LVIS, COCO's panoptic ones) are no such.
-    """
-    kind = dataset['type']
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    return (
-        isinstance(kind, type)
-        and issubclass(kind, CocoDataset)
-        and kind.load_data_list is CocoDataset.load_data_list
-        and kind.parse_data_info is CocoDataset.parse_data_info
-    )
-
-
 def is_coco_metric(evaluator: dict) -> bool:
     """Whether a metric's config names mmdet's CocoMetric or a class derived from it."""
-    kind = evaluator.get('type')
-    kind = METRICS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(kind, type) and issubclass(kind, CocoMetric)
+    kind = _class_of(evaluator, METRICS)
+    return kind is not None and issubclass(kind, CocoMetric)
 
 
-def dataset_classes(dataset: dict) -> tuple[str, ...]:
-    """Class names of a data set, as mmdet takes them: from ``metainfo``, else its type's own."""
-    kind = dataset['type']
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    return tuple(kind._load_metainfo(dataset.get('metainfo')).get('classes', ()))
-
-
-def annotation_path(dataset: dict) -> str:
-    """Path of a data set's annotation file, joined with ``data_root`` as mmdet does."""
-    return os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
-
-
-def image_folder(dataset: dict) -> str:
-    """Folder of a data set's images, joined with ``data_root`` as mmdet does."""
-    prefix = (dataset.get('data_prefix') or {}).get('img', '')
-    return os.path.join(dataset.get('data_root') or '', prefix)
+def _class_of(node: dict, registry: Registry) -> type | None:
+    kind = node.get('type')
+    kind = registry.get(kind) if isinstance(kind, str) else kind
+    return kind if isinstance(kind, type) else None

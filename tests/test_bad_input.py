@@ -2,6 +2,7 @@
 
 import copy
 import errno
+from argparse import Namespace
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from mmdet_mobileformer import errors
 from mmdet_mobileformer.engine import LoadWholeImage, PackAnyDetInputs
 from mmdet_mobileformer.engine.images import truncation
 from mmdet_mobileformer.errors import LocalError, UserError
+from mmdet_mobileformer.launch.arguments import load_config
 from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
 from mmdet_mobileformer.launch.train_flags import set_ema
 
@@ -185,6 +187,13 @@ def test_settings_that_cannot_hold_are_sentences(data, tmp_path):
     cfg.default_hooks.checkpoint.backend_args = dict(backend='petrel')
     with pytest.raises(UserError, match='remote storage'):
         harden_training(cfg)
+
+
+def test_a_config_that_imports_what_is_not_installed(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text("custom_imports = dict(imports=['not_installed_here'])\n")
+    with pytest.raises(UserError, match=r'config\.py.*not_installed_here'):
+        load_config(Namespace(config=str(config), cfg_options=None))
 
 
 def test_a_full_disk_under_the_logs_is_a_sentence(capsys):

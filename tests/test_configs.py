@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from mmdet_mobileformer.analysis.complexity import count_cost
-from mmdet_mobileformer.config_tree import walk_datasets
+from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.launch.data_flags import set_classes, set_data_root
 from mmdet_mobileformer.launch.train_flags import train_from_scratch
 
@@ -55,14 +55,13 @@ def test_config_builds_and_trains_a_step(cfg):
 def test_data_of_a_config_can_be_read(cfg, coco_folder):
     set_data_root(cfg, str(coco_folder))
     set_classes(cfg, CLASSES)
-    for split, count in (('train', 4), ('val', 3), ('test', 3)):
-        for _, node in walk_datasets(cfg, split):
-            # Images of 96x64 are below the least size of COCO training in some configs.
-            dataset = DATASETS.build(dict(node, filter_cfg=None))
-            assert len(dataset) == count
-            item = dataset[0]
-            assert item['inputs'].shape[0] == 3
-            assert item['data_samples'].metainfo['img_id'] == 10
+    for source in data_sources(cfg):
+        # Images of 96x64 are below the least size of COCO training in some configs.
+        dataset = DATASETS.build(dict(source.config, filter_cfg=None))
+        assert len(dataset) == (4 if source.split == 'train' else 3)
+        item = dataset[0]
+        assert item['inputs'].shape[0] == 3
+        assert item['data_samples'].metainfo['img_id'] == 10
 
 
 # DETR's recipe, which the other configs follow, lets all but the tokens decay.

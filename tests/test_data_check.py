@@ -3,21 +3,12 @@
 import copy
 import os
 
-import cv2
-import numpy as np
 import pytest
-from coco_folder import (
-    CLASSES,
-    annotation_file,
-    read_annotations,
-    write_annotations,
-    write_coco_folder,
-)
+from checked_folder import assert_one_error, edit, find, make_cfg
+from coco_folder import CLASSES, annotation_file, read_annotations, write_coco_folder
 from mmdet.utils import register_all_modules
-from mmengine.config import Config
 
 from mmdet_mobileformer.data_check.check import check_data, run_data_check
-from mmdet_mobileformer.data_check.images import leads_out
 from mmdet_mobileformer.errors import UserError
 
 
@@ -29,42 +20,6 @@ def _registered():
 @pytest.fixture
 def root(tmp_path):
     return write_coco_folder(tmp_path / 'coco')
-
-
-def make_cfg(root, classes=CLASSES, num_classes=3, filter_empty_gt=True):
-    loaders = {
-        f'{split}_dataloader': dict(
-            dataset=dict(
-                type='CocoDataset',
-                data_root=str(root),
-                ann_file=f'annotations/instances_{folder}.json',
-                data_prefix=dict(img=f'{folder}/'),
-                filter_cfg=dict(filter_empty_gt=filter_empty_gt),
-                metainfo=dict(classes=classes),
-            )
-        )
-        for split, folder in (('train', 'train2017'), ('val', 'val2017'))
-    }
-    evaluator = dict(type='CocoMetric', ann_file=str(annotation_file(root, 'val2017')))
-    loaders['val_evaluator'] = evaluator
-    return Config(dict(model=dict(bbox_head=dict(num_classes=num_classes)), **loaders))
-
-
-def find(root, **settings):
-    return check_data(make_cfg(root, **settings), ('train', 'val'))
-
-
-def edit(root, change, split='train2017'):
-    data = read_annotations(root, split)
-    change(data)
-    write_annotations(root, split, data)
-
-
-def assert_one_error(root, *words, **settings):
-    errors = find(root, **settings).errors
-    assert len(errors) == 1, errors
-    for word in words:
-        assert str(word) in errors[0]
 
 
 def test_good_data_passes_without_a_word(root):
@@ -189,13 +144,31 @@ def test_no_usable_box_is_an_error_only_where_empty_images_are_dropped(root):
 
 
 def test_images_without_objects_and_crowds_are_fine(root):
-    def only_crowd(data):
+    def some_crowd(data):
         data['annotations'] = data['annotations'][:3]
-        for annotation in data['annotations']:
+        for annotation in data['annotations'][1:]:
             annotation['iscrowd'] = 1
 
-    edit(root, only_crowd)
+    edit(root, some_crowd)
     assert find(root).errors == []
+
+
+def test_nothing_but_crowds_is_an_error_in_training_and_a_warning_in_evaluation(root):
+    for split in ('train2017', 'val2017'):
+        edit(root, lambda data: [a.update(iscrowd=1) for a in data['annotations']], split)
+    findings = find(root)
+    (error,), (warning,) = findings.errors, findings.warnings
+    assert 'all 12 annotations' in error and 'learn to find nothing' in error
+    assert 'all 9 annotations' in warning and '-1' in warning
+
+
+@pytest.mark.parametrize('name', ['background', '__Background__'])
+def test_class_called_background_is_a_warning(root, name):
+    for split in ('train2017', 'val2017'):
+        edit(root, lambda data: data['categories'][0].update(name=name), split)
+    findings = find(root, classes=(name, *CLASSES[1:]))
+    assert findings.errors == []
+    assert repr(name) in findings.warnings[0] and 'like any other' in findings.warnings[0]
 
 
 @pytest.mark.parametrize('kind', ['images', 'annotations', 'categories'])
@@ -219,6 +192,19 @@ def test_category_that_the_config_does_not_know_is_named(root):
     errors = find(root, classes=CLASSES[:2], num_classes=2).errors
     assert len(errors) == 2  # one each for training and validation
     assert "'star'" in errors[0] and '--classes auto' in errors[0]
+
+
+def test_classes_of_a_checkpoint_are_compared_with_the_data_in_its_name(root):
+    def errors(*classes):
+        cfg = make_cfg(root, classes=classes, num_classes=len(classes))
+        cfg.data_check = dict(classes_of='best.pth')
+        return check_data(cfg, ('val',)).errors
+
+    assert errors(*CLASSES) == []
+    for classes in (('cat', *CLASSES), CLASSES[:2], CLASSES[::-1]):
+        (error,) = errors(*classes)
+        assert 'the classes of the checkpoint best.pth' in error
+        assert '--classes auto' not in error and 'metainfo' not in error
 
 
 def test_categories_can_be_left_out_on_purpose(root):
@@ -269,53 +255,6 @@ def test_order_of_classes_must_be_that_of_the_file(root):
 
 def test_wrong_number_of_classes_of_a_head_is_named(root):
     assert_one_error(root, 'model.bbox_head.num_classes', 80, 3, num_classes=80)
-
-
-def test_missing_images_are_counted_and_the_first_20_named(tmp_path):
-    root = write_coco_folder(tmp_path / 'coco', num_train=25)
-    for path in (root / 'train2017').iterdir():
-        path.unlink()
-    assert_one_error(root, '25 of 25', '10.png', '29.png', 'and 5 more')
-
-
-@pytest.mark.parametrize(
-    'name', ['/etc/x.jpg', '../x.jpg', 'a/../../x.jpg', 'C:\\x.jpg', '..\\x.jpg']
-)
-def test_image_name_that_leads_out_is_refused(root, name):
-    assert leads_out(name)
-    edit(root, lambda data: data['images'][0].update(file_name=name))
-    assert_one_error(root, annotation_file(root), 'outside')
-
-
-@pytest.mark.parametrize('name', ['x.jpg', 'a/b/x.jpg', 'a..b.jpg', 'Bäume im Wald.jpg', './x.jpg'])
-def test_image_name_inside_is_accepted(name):
-    assert not leads_out(name)
-
-
-def test_links_subfolders_and_other_alphabets_work(root):
-    outside = root.parent / 'outside'
-    outside.mkdir()
-    os.rename(root / 'train2017' / '10.png', outside / '10.png')
-    os.symlink(outside / '10.png', root / 'train2017' / '10.png')
-    os.symlink(outside, root / 'train2017' / 'linked')
-    os.rename(root / 'train2017' / '12.png', root / 'train2017' / 'ein Bild 图.png')
-
-    def rename(data):
-        data['images'][1]['file_name'] = 'linked/10.png'
-        data['images'][2]['file_name'] = 'ein Bild 图.png'
-
-    edit(root, rename)
-    assert find(root).errors == []
-
-
-def test_unreadable_image_is_named(root):
-    (root / 'train2017' / '11.png').write_bytes(b'no image')
-    assert_one_error(root, root / 'train2017' / '11.png', 'cannot be opened')
-
-
-def test_image_of_another_size_is_named(root):
-    cv2.imwrite(str(root / 'train2017' / '11.png'), np.zeros((96, 64, 3), np.uint8))
-    assert_one_error(root, root / 'train2017' / '11.png', '64x96', '96x64')
 
 
 def test_all_problems_are_raised_at_once_and_counted(root):

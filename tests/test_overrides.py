@@ -7,12 +7,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
-from mmdet_mobileformer.config_tree import (
-    annotation_path,
-    dataset_classes,
-    walk_datasets,
-    walk_heads,
-)
+from mmdet_mobileformer.config_tree import DataSource, data_sources, walk_heads
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch import data_flags, train_flags
 from mmdet_mobileformer.launch.pretrained import check_pretrained
@@ -37,6 +32,10 @@ def coco(split, **settings):
         pipeline=[],
         **settings,
     )
+
+
+def ann_file(cfg, split):
+    return next(data_sources(cfg, split)).ann_file
 
 
 def wrapped_cfg():
@@ -74,10 +73,10 @@ def wrapped_cfg():
 def test_data_root_moves_every_loader_and_evaluator(root):
     cfg = wrapped_cfg()
     data_flags.set_data_root(cfg, str(root))
-    train = [annotation_path(dataset) for _, dataset in walk_datasets(cfg, 'train')]
+    train = [source.ann_file for source in data_sources(cfg, 'train')]
     assert train == [str(annotation_file(root))] * 2
     for split in ('val', 'test'):
-        paths = [annotation_path(dataset) for _, dataset in walk_datasets(cfg, split)]
+        paths = [source.ann_file for source in data_sources(cfg, split)]
         assert paths == [str(annotation_file(root, 'val2017'))]
     assert cfg.val_evaluator.ann_file == str(annotation_file(root, 'val2017'))
     assert cfg.test_evaluator[0].ann_file == str(annotation_file(root, 'val2017'))
@@ -90,7 +89,7 @@ def test_data_root_falls_back_to_the_standard_names(root):
     cfg.val_dataloader.dataset.update(ann_file='ann/mine.json', data_prefix=dict(img='pictures/'))
     cfg.val_evaluator.ann_file = 'data/coco/ann/mine.json'
     data_flags.set_data_root(cfg, str(root))
-    assert annotation_path(cfg.val_dataloader.dataset) == str(annotation_file(root, 'val2017'))
+    assert ann_file(cfg, 'val') == str(annotation_file(root, 'val2017'))
     assert cfg.val_dataloader.dataset.data_prefix.img == 'val2017/'
     assert cfg.val_evaluator.ann_file == str(annotation_file(root, 'val2017'))
 
@@ -100,7 +99,7 @@ def test_data_root_keeps_names_that_exist_there(root):
     annotation_file(root, 'val2017').rename(root / 'annotations' / 'mine.json')
     cfg.val_dataloader.dataset.ann_file = 'annotations/mine.json'
     data_flags.set_data_root(cfg, str(root))
-    assert annotation_path(cfg.val_dataloader.dataset) == str(root / 'annotations' / 'mine.json')
+    assert ann_file(cfg, 'val') == str(root / 'annotations' / 'mine.json')
 
 
 def test_data_root_refuses_a_missing_folder_and_other_formats(root):
@@ -116,20 +115,19 @@ def test_classes_reach_every_data_set_and_head(root):
     cfg = wrapped_cfg()
     data_flags.set_data_root(cfg, str(root))
     data_flags.set_classes(cfg, data_flags.annotated_classes(cfg))
-    for split in ('train', 'val', 'test'):
-        for _, dataset in walk_datasets(cfg, split):
-            assert dataset_classes(dataset) == CLASSES
-            assert len(dataset['metainfo']['palette']) == 3
+    for source in data_sources(cfg):
+        assert source.classes == CLASSES
+        assert len(source.config['metainfo']['palette']) == 3
     assert {head['num_classes'] for _, head in walk_heads(cfg.model)} == {3}
     assert len(list(walk_heads(cfg.model))) == 3
     assert cfg.model.rpn_head.num_classes == 1
     assert cfg.model.roi_head.semantic_head.num_classes == 183
     reread = Config.fromstring(cfg.pretty_text, '.py')  # as the work directory keeps it
-    assert dataset_classes(reread.val_dataloader.dataset) == CLASSES
+    assert next(data_sources(reread, 'val')).classes == CLASSES
 
 
 def test_classes_default_to_those_of_the_data_set_type():
-    assert dataset_classes(coco('train')) == tuple(CocoDataset.METAINFO['classes'])
+    assert DataSource('train', '', coco('train')).classes == tuple(CocoDataset.METAINFO['classes'])
 
 
 def test_classes_of_a_file_that_is_not_coco_are_refused(root):

@@ -1,4 +1,4 @@
-"""The check of one COCO annotation file: layout, categories, boxes."""
+"""The check of one COCO annotation file: layout, categories, crowds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from mmdet_mobileformer.data_check.boxes import check_boxes
 from mmdet_mobileformer.data_check.findings import Findings, listing
+
+LARGE_FILE = 50  # MiB; about a second
 
 _IMAGE_FIELDS = {
     'id': (int, str),
@@ -39,12 +40,14 @@ class Needs:
         trained: Whether the file is trained on.
         evaluated: Whether COCO's evaluation will read it, which needs ``iscrowd``.
         ignore_others: Whether categories beside ``classes`` are left out on purpose.
+        classes_of: The checkpoint that the classes were taken from; None: they are the config's.
     """
 
     classes: Sequence[str]
     trained: bool
     evaluated: bool
     ignore_others: bool = False
+    classes_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,46 +94,67 @@ def check_coco_file(ann_file: str, needs: Needs, findings: Findings) -> CocoFile
     for kind, entries in (('image', images), ('annotation', annotations), ('category', categories)):
         doubled = _doubled(entry['id'] for entry in entries)
         if doubled:
-            findings.errors.append(
+            findings.add(
+                'error',
                 f'{ann_file} has {kind} ids that are not unique: {listing(doubled)}; give every '
-                f'{kind} its own id.'
+                f'{kind} its own id.',
             )
     empty = [i['id'] for i in images if not (i['width'] > 0 and i['height'] > 0)]
     if empty:
-        findings.errors.append(
+        findings.add(
+            'error',
             f'{ann_file}: {len(empty)} images have no positive width and height (ids '
-            f'{listing(empty)}); correct or remove them.'
+            f'{listing(empty)}); correct or remove them.',
         )
     _check_categories(ann_file, categories, annotations, needs, findings)
-    usable = _check_boxes(ann_file, images, annotations, findings)
+    _check_crowds(ann_file, annotations, needs, findings)
+    usable = check_boxes(ann_file, images, annotations, findings)
     return CocoFile(images, len(annotations), usable)
+
+
+def read_json(path: str) -> Any:  # noqa: ANN401 (whatever the JSON holds)
+    """Read a JSON file, and say so where that takes several seconds.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no JSON, or not in UTF-8.
+    """
+    size = os.path.getsize(path) / 2**20
+    if size > LARGE_FILE:
+        print(f'Reading {path} ({size:.0f} MiB).', flush=True)
+    try:
+        with open(path, encoding='utf-8') as file:
+            return json.load(file)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def _read(ann_file: str, annotated: bool, findings: Findings) -> dict | None:
     if not os.path.isfile(ann_file):
-        findings.errors.append(
+        findings.add(
+            'error',
             f'the annotation file {ann_file} does not exist; point --data-root at the folder that '
-            'holds annotations/, or set ann_file.'
+            'holds annotations/, or set ann_file.',
         )
         return None
     try:
-        with open(ann_file, encoding='utf-8') as file:
-            data = json.load(file)
-    except (ValueError, RecursionError) as error:  # wrong JSON or wrong UTF-8 is a ValueError
-        findings.errors.append(
-            f'{ann_file} is not valid JSON ({error}); get or write the file again.'
+        data = read_json(ann_file)
+    except ValueError as error:
+        findings.add(
+            'error', f'{ann_file} is not valid JSON ({error}); get or write the file again.'
         )
         return None
     except OSError as error:
-        findings.errors.append(f'{ann_file} cannot be read ({error}); mend its permissions.')
+        findings.add('error', f'{ann_file} cannot be read ({error}); correct its permissions.')
         return None
     wanted = ('images', 'categories', 'annotations')[: 3 if annotated else 2]
     lists = data if isinstance(data, dict) else {}
     missing = [key for key in wanted if not isinstance(lists.get(key), list)]
     if missing:
-        findings.errors.append(
+        findings.add(
+            'error',
             f'{ann_file} is not a COCO annotation file: it has no list of {", ".join(missing)}; '
-            'convert it to COCO format, or point --data-root at such a folder.'
+            'convert it to COCO format, or point --data-root at such a folder.',
         )
         return None
     return data
@@ -142,18 +166,20 @@ def _check_fields(
     """Check that every entry is a dict whose fields are there and of their types."""
     sound = all(isinstance(entry, dict) for entry in entries)
     if not sound:
-        findings.errors.append(
-            f'{ann_file}: {kind} must be a list of objects; convert the file to COCO format.'
+        findings.add(
+            'error',
+            f'{ann_file}: {kind} must be a list of objects; convert the file to COCO format.',
         )
         return False
     for name, types in fields.items():
         kinds = {type(entry.get(name)) for entry in entries} - set(types)
         if kinds:
             wrong = [entry for entry in entries if type(entry.get(name)) in kinds]
-            findings.errors.append(
+            findings.add(
+                'error',
                 f'{ann_file}: {len(wrong)} of {len(entries)} {kind} have no {name!r} of type '
                 f'{" or ".join(t.__name__ for t in types)} (first with id '
-                f'{wrong[0].get("id")!r}: {wrong[0].get(name)!r}); correct them.'
+                f'{wrong[0].get("id")!r}: {wrong[0].get(name)!r}); correct them.',
             )
             sound = False
     return sound
@@ -169,117 +195,79 @@ def _check_categories(
     classes = needs.classes
     names = {category['id']: category['name'] for category in categories}
     counts = Counter(annotation['category_id'] for annotation in annotations)
-    remedy = 'set metainfo.classes and num_classes, use --classes auto, or correct --data-root'
+    source, remedy, in_which_order = (
+        'metainfo.classes',
+        'set metainfo.classes and num_classes, use --classes auto, or correct --data-root',
+        'put metainfo.classes in that order, the same for training and validation',
+    )
+    if needs.classes_of:
+        source = f'the classes of the checkpoint {needs.classes_of}'
+        remedy = 'name the data that it was trained on by --data-root, or train on this data first'
+        in_which_order = f"put the file's categories in the order {listing(classes)}"
     doubled = _doubled(category['name'] for category in categories) + _doubled(classes)
     if doubled:
-        findings.errors.append(
-            f'category names are not unique in {ann_file} or metainfo.classes: {listing(doubled)}; '
-            'give every category its own name.'
+        findings.add(
+            'error',
+            f'category names are not unique in {ann_file} or {source}: {listing(doubled)}; give '
+            'every category its own name.',
         )
     for category_id in sorted(set(counts) - set(names)):
-        findings.errors.append(
+        findings.add(
+            'error',
             f'{ann_file} has {counts[category_id]} annotations of category id {category_id}, which '
-            'its list of categories does not hold; add it there or remove them.'
+            'its list of categories does not hold; add it there or remove them.',
         )
-    others = [i for i, name in names.items() if name not in classes and counts[i]]
+    others = [name for i, name in names.items() if name not in classes and counts[i]]
     if others and needs.ignore_others:
-        findings.notes.append(
-            f'{ann_file}: annotations of {listing(names[i] for i in others)} are left out.'
-        )
-    for category_id in [] if needs.ignore_others else others:
-        findings.errors.append(
-            f'{ann_file} has {counts[category_id]} annotations of category {names[category_id]!r}, '
-            f'which metainfo.classes does not hold; {remedy}; data_check.other_categories=ignore '
-            'leaves such categories out.'
+        findings.add('note', f'{ann_file}: annotations of {listing(others)} are left out.')
+    elif others:
+        findings.add(
+            'error',
+            f'{ann_file} has annotations of categories that are not among {source}: '
+            f'{listing(others)}; {remedy}; --cfg-options data_check.other_categories=ignore leaves '
+            'them out.',
         )
     unknown = [name for name in classes if name not in names.values()]
     if unknown:
-        findings.errors.append(
-            f'metainfo.classes has names that are no category of {ann_file}: {listing(unknown)}; '
-            f'{remedy}.'
+        findings.add(
+            'error',
+            f'{listing(unknown)}, among {source}, is no category of {ann_file}, which has '
+            f'{listing(names.values())}; {remedy}.',
         )
     in_order = [name for name in names.values() if name in classes]
     if not unknown and not doubled and in_order != list(classes):
-        findings.errors.append(
-            f'metainfo.classes is in another order than the categories of {ann_file}, by which '
-            f'mmdet numbers the labels ({listing(in_order)}); put metainfo.classes in that order, '
-            'the same for training and validation.'
+        findings.add(
+            'error',
+            f'{source} are in another order than the categories of {ann_file}, by which mmdet '
+            f'numbers the labels ({listing(in_order)}); {in_which_order}.',
         )
     unused = [name for category, name in names.items() if not counts[category]]
     if unused and annotations:
-        findings.notes.append(f'{ann_file} lists categories without annotation: {listing(unused)}.')
+        findings.add('note', f'{ann_file} lists categories without annotation: {listing(unused)}.')
 
 
-def _check_boxes(
-    ann_file: str, images: list[dict], annotations: list[dict], findings: Findings
-) -> int:
-    """Check all boxes and return how many mmdet uses."""
-    wrong = [
-        a['id'] for a in annotations if len(a['bbox']) != 4 or not all(map(_is_number, a['bbox']))
-    ]
-    if wrong:
-        findings.errors.append(
-            f'{ann_file}: {len(wrong)} boxes are not four numbers [x, y, width, height] '
-            f'(annotation ids {listing(wrong)}); correct or remove them.'
+def _check_crowds(ann_file: str, annotations: list[dict], needs: Needs, findings: Findings) -> None:
+    if not annotations or not all(annotation.get('iscrowd') for annotation in annotations):
+        return
+    all_of_them = f'all {len(annotations)} annotations of {ann_file} are crowds (iscrowd=1)'
+    remedy = 'set iscrowd to 0 where a box is around one object'
+    if needs.trained:
+        findings.add(
+            'error',
+            f'{all_of_them}, which are no targets: the detector would learn to find nothing; '
+            f'{remedy}.',
         )
-        return len(annotations)
-    sizes = {image['id']: (image['width'], image['height']) for image in images}
-    stray = [a['id'] for a in annotations if a['image_id'] not in sizes]
-    if stray:
-        findings.warnings.append(
-            f'{ann_file}: {len(stray)} annotations belong to images that it does not list '
-            f'(annotation ids {listing(stray)}); mmdet leaves them out.'
+    if needs.evaluated:
+        findings.add(
+            'warning',
+            f"{all_of_them}, which COCO's evaluation does not count: every figure will be -1; "
+            f'{remedy}.',
         )
-        annotations = [a for a in annotations if a['image_id'] in sizes]
-    if not annotations:
-        return 0
-    ids = np.array([a['id'] for a in annotations], dtype=object)
-    boxes = np.array([a['bbox'] for a in annotations], dtype=np.float64)
-    areas = np.array([a['area'] for a in annotations], dtype=np.float64)
-    limits = np.array([sizes[a['image_id']] for a in annotations], dtype=np.float64)
-    finite = np.isfinite(boxes).all(axis=1) & np.isfinite(areas)
-    if not finite.all():
-        findings.errors.append(
-            f'{ann_file}: {(~finite).sum()} boxes or areas are not finite (annotation ids '
-            f'{listing(ids[~finite])}); correct or remove them.'
-        )
-    return _check_finite_boxes(
-        ann_file, ids[finite], boxes[finite], areas[finite], limits[finite], findings
-    )
 
 
-def _check_finite_boxes(
-    ann_file: str,
-    ids: np.ndarray,
-    boxes: np.ndarray,
-    areas: np.ndarray,
-    limits: np.ndarray,
-    findings: Findings,
-) -> int:
-    """Check boxes (B, 4) as [x, y, width, height] against image sizes (B, 2) as width, height."""
-    low, size = boxes[:, :2], boxes[:, 2:]
-    inside = np.minimum(low + size, limits) - np.maximum(low, 0)
-    # The conditions of mmdet's CocoDataset.parse_data_info.
-    dropped = (inside <= 0).any(axis=1) | (size < 1).any(axis=1) | (areas <= 0)
-    reaching = ~dropped & ((low < -1) | (low + size > limits + 1)).any(axis=1)
-    if dropped.any():
-        findings.warnings.append(
-            f'{ann_file}: mmdet leaves out {dropped.sum()} of {len(ids)} boxes, which are under 1 '
-            f'pixel wide or high, of no area or outside their images (annotation ids '
-            f'{listing(ids[dropped])}).'
-        )
-    if reaching.any():
-        most = 2 * reaching.sum() > len(ids)
-        (findings.errors if most else findings.warnings).append(
-            f'{ann_file}: {reaching.sum()} of {len(ids)} boxes reach out of their images by more '
-            f'than 1 pixel (annotation ids {listing(ids[reaching])}); '
-            + ('they must be [x, y, width, height], not corners.' if most else 'is that meant?')
-        )
-    return int((~dropped).sum())
-
-
-def _is_number(value: Any) -> bool:  # noqa: ANN401 (whatever the JSON holds)
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+def is_background(name: str) -> bool:
+    """Whether a category's name says that it stands for the background."""
+    return name.strip('_ ').lower() == 'background'
 
 
 def _doubled(values: Iterable[Any]) -> list[Any]:

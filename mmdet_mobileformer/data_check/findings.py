@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 from mmdet_mobileformer.errors import UserError
 
 MAX_LISTED = 20
 
+Level = Literal['error', 'warning', 'note']
 
-@dataclass
+
 class Findings:
-    """What the check found, one sentence each."""
+    """What the check found, one sentence each.
 
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    Attributes:
+        errors: What would stop the run later, or spoil it silently.
+        warnings: What mmdet handles in a way that may surprise.
+        notes: What is good to know.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
+
+    def add(self, level: Level, text: str) -> None:
+        """Add a sentence."""
+        {'error': self.errors, 'warning': self.warnings, 'note': self.notes}[level].append(text)
 
     def raise_errors(self) -> None:
         """Raise all errors as one.
@@ -36,8 +47,8 @@ class Findings:
         raise UserError('\n'.join(lines))
 
 
-def listing(values: Iterable[Any], shown: int = 5) -> str:
+def listing(values: Iterable[Any], shown: int = 5, form: Callable[[Any], str] = repr) -> str:
     """The first few values, and how many more there are."""
     values = list(values)
     more = f' and {len(values) - shown} more' if len(values) > shown else ''
-    return ', '.join(repr(value) for value in values[:shown]) + more
+    return ', '.join(map(form, values[:shown])) + more

@@ -1,17 +1,37 @@
-"""The check of an annotation file's images: names, presence, and a sample opened."""
+"""The check of an annotation file's images: names, presence, content."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
-import mmcv
 import numpy as np
 
-from mmdet_mobileformer.data_check.findings import Findings, listing
-from mmdet_mobileformer.engine.images import truncation
+from mmdet_mobileformer.data_check.findings import MAX_LISTED, Findings, listing
+from mmdet_mobileformer.engine.images import read_image
 
-NUM_SAMPLED = 16
+SECONDS = 30  # for opening the images of all annotation files
+PROGRESS_SECONDS = 5  # between two lines of progress
+BATCH = 16  # images between two looks at the clock; so many are opened in any case
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of an annotation file that are in its folder.
+
+    Attributes:
+        ann_file: The annotation file.
+        folder: The image folder.
+        entries: What the file says of each image.
+    """
+
+    ann_file: str
+    folder: str
+    entries: list[dict]
 
 
 def leads_out(file_name: str) -> bool:
@@ -26,53 +46,48 @@ def check_folder(folder: str, findings: Findings) -> bool:
     """Check that the image folder exists, and say whether it does."""
     if os.path.isdir(folder):
         return True
-    findings.errors.append(
+    findings.add(
+        'error',
         f'the image folder {folder} does not exist; point --data-root at the folder that holds '
-        'it, or set data_prefix.img.'
+        'it, or set data_prefix.img.',
     )
     return False
 
 
-def check_images(
-    images: list[dict],
-    ann_file: str,
-    folder: str,
-    findings: Findings,
-    skip_bad_images: bool = False,
-) -> None:
-    """Check the names of all images, that they exist, and that a sample opens in its size.
+def check_files(images: list[dict], ann_file: str, folder: str, findings: Findings) -> ImageSet:
+    """Check the names of all images, and that they exist.
 
     Symbolic links inside the folder are followed: they are the user's own.
 
     Args:
         images: The entries of the annotation file's images.
-        ann_file: Path of the annotation file, for the messages.
+        ann_file: Path of the annotation file.
         folder: The image folder, which exists.
         findings: Takes what is found.
-        skip_bad_images: Whether the run passes over images that cannot be read.
+
+    Returns:
+        The images that exist.
     """
     outside = [image['file_name'] for image in images if leads_out(image['file_name'])]
     if outside:
-        findings.errors.append(
+        findings.add(
+            'error',
             f'{ann_file} names {len(outside)} images outside the image folder {folder}: '
-            f'{listing(outside, 20)}; names must be relative and without "..": put the images, or '
-            'links to them, into the folder.'
+            f'{listing(outside, MAX_LISTED)}; names must be relative and without "..": put the '
+            'images, or links to them, into the folder.',
         )
     if not images:
-        findings.errors.append(f'{ann_file} lists no image; correct --data-root or ann_file.')
+        findings.add('error', f'{ann_file} lists no image; correct --data-root or ann_file.')
     inside = [image for image in images if not leads_out(image['file_name'])]
     present = _present(inside, folder)
     missing = [image['file_name'] for image in inside if image['file_name'] not in present]
     if missing:
-        findings.errors.append(
+        findings.add(
+            'error',
             f'{len(missing)} of {len(inside)} images that {ann_file} names are not in {folder}: '
-            f'{listing(missing, 20)}; correct --data-root, or complete the folder.'
+            f'{listing(missing, MAX_LISTED)}; correct --data-root, or complete the folder.',
         )
-    inside = [image for image in inside if image['file_name'] in present]
-    # Evenly spread and always the same, so that a repeated run says the same.
-    sample = np.linspace(0, len(inside) - 1, min(NUM_SAMPLED, len(inside))).round().astype(int)
-    for index in sample:
-        _check_image(inside[index], ann_file, folder, findings, skip_bad_images)
+    return ImageSet(ann_file, folder, [i for i in inside if i['file_name'] in present])
 
 
 def _present(images: list[dict], folder: str) -> set[str]:
@@ -86,29 +101,79 @@ def _present(images: list[dict], folder: str) -> set[str]:
     return {name for name in names if os.path.normpath(name) in found}
 
 
-def _check_image(
-    image: dict, ann_file: str, folder: str, findings: Findings, skip_bad_images: bool
-) -> None:
-    path = os.path.join(folder, image['file_name'])
+def open_images(image_sets: Iterable[ImageSet], findings: Findings, skip_bad_images: bool) -> None:
+    """Check that images can be read and are of the annotated size.
+
+    All are opened if half a minute is enough, else a random sample, which begins with the same
+    images in every run. The smallest set comes first, and each gets an equal share of what is left.
+
+    Args:
+        image_sets: The images.
+        findings: Takes what is found.
+        skip_bad_images: Whether the run skips images that cannot be read.
+    """
+    end = time.monotonic() + SECONDS
+    image_sets = sorted(image_sets, key=lambda image_set: len(image_set.entries))
+    for index, image_set in enumerate(image_sets):
+        now = time.monotonic()
+        _open_set(
+            image_set, now + (end - now) / (len(image_sets) - index), findings, skip_bad_images
+        )
+
+
+def _open_set(image_set: ImageSet, end: float, findings: Findings, skip_bad_images: bool) -> None:
+    ann_file, folder = image_set.ann_file, image_set.folder
+    problems = list(_look_at_images(image_set, end))
+    found = f'of {len(problems)} images opened in {folder}'
+    unreadable = sorted(words for kind, words in problems if kind == 'unreadable')
+    if unreadable:
+        findings.add(
+            'warning' if skip_bad_images else 'error',
+            f'{len(unreadable)} {found} cannot be read: {listing(unreadable, MAX_LISTED, str)}; '
+            f'replace them, remove them from {ann_file}, or let the run skip them by '
+            '--skip-bad-images.',
+        )
+    resized = sorted(words for kind, words in problems if kind == 'size')
+    if resized:
+        findings.add(
+            'error',
+            f'{len(resized)} {found} are of another size than {ann_file} says: '
+            f'{listing(resized, MAX_LISTED, str)}; correct the entries and their boxes, or the '
+            'images (an EXIF orientation counts).',
+        )
+    if len(problems) < len(image_set.entries):
+        findings.add(
+            'note',
+            f'{len(problems)} of {len(image_set.entries)} images in {folder} were opened, a random '
+            'sample: all would take more than half a minute.',
+        )
+
+
+def _look_at_images(image_set: ImageSet, end: float) -> Iterator[tuple[str, str]]:
+    """Open images until the time is over; yield what :func:`_look_at` says of each."""
+    entries = image_set.entries
+    order = np.random.default_rng(0).permutation(len(entries))
+    said = time.monotonic()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # OpenCV decodes in parallel
+        for first in range(0, len(order), BATCH):
+            batch = [entries[i] for i in order[first : first + BATCH]]
+            yield from pool.map(lambda entry: _look_at(image_set.folder, entry), batch)
+            now = time.monotonic()
+            if now > end:
+                return
+            if now - said > PROGRESS_SECONDS:
+                said = now
+                done = f'{first + len(batch)} of {len(entries)}'
+                print(f'Data check: {done} images in {image_set.folder} are opened.', flush=True)
+
+
+def _look_at(folder: str, entry: dict) -> tuple[str, str]:
+    """The kind of problem of an image ('' for none), and the words for it."""
+    path = os.path.join(folder, entry['file_name'])
     try:
-        with open(path, 'rb') as file:
-            content = file.read()
-        # As mmdet's LoadImageFromFile decodes it, turned by its EXIF orientation.
-        pixels = mmcv.imfrombytes(content) if content else None
-        problem = None if pixels is not None else 'its content is no image that can be decoded'
+        height, width = read_image(path).shape[:2]
     except Exception as error:
-        problem = ' '.join(str(error).split())
-    problem = problem or truncation(path)
-    if problem:
-        (findings.warnings if skip_bad_images else findings.errors).append(
-            f'the image {path} cannot be opened ({problem}); replace it, remove it from '
-            f'{ann_file}, or pass over such images by --skip-bad-images.'
-        )
-        return
-    height, width = pixels.shape[:2]
-    if (width, height) != (image['width'], image['height']):
-        findings.errors.append(
-            f'the image {path} is {width}x{height} pixels, but {ann_file} says '
-            f'{image["width"]}x{image["height"]}; correct the entry and its boxes, or the image '
-            '(an EXIF orientation counts).'
-        )
+        return 'unreadable', f'{path} ({" ".join(str(error).split())})'
+    if (width, height) != (entry['width'], entry['height']):
+        return 'size', f'{path} is {width}x{height}, not {entry["width"]}x{entry["height"]}'
+    return '', ''

@@ -6,6 +6,7 @@ import io
 import os
 from contextlib import suppress
 
+import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets.transforms import PackDetInputs
@@ -95,6 +96,24 @@ class PackAnyDetInputs(PackDetInputs):
         if image is not None and min(image.strides) < 0:
             results['img'] = image.copy(order='C')
         return super().transform(results)
+
+
+def read_image(path: str) -> np.ndarray:
+    """Read an image file (H, W, 3) as BGR, turned by its EXIF orientation, as mmdet does.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is no whole image.
+    """
+    with open(path, 'rb') as file:
+        content = file.read()
+    pixels = mmcv.imfrombytes(content) if content else None
+    if pixels is None:
+        raise ValueError('its content is no image that can be decoded')
+    problem = truncation(path)
+    if problem:
+        raise ValueError(problem)
+    return pixels
 
 
 def truncation(path: str) -> str | None:

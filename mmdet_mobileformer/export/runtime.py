@@ -20,7 +20,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmdet_mobileformer.checkpoints.compare import class_listing
-from mmdet_mobileformer.config_tree import dataset_classes, walk_datasets
+from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export.onnx_file import INPUTS, refuse_padding
 
@@ -129,13 +129,13 @@ def use_onnx_file(cfg: Config, file: str) -> None:
     """
     refuse_padding(cfg)
     exported = onnx_classes(file)
-    for path, dataset in walk_datasets(cfg, 'test'):
-        classes = dataset_classes(dataset)
+    for source in data_sources(cfg, 'test'):
+        classes = source.classes
         if len(classes) != len(exported):
             raise UserError(
-                f'{file} detects {len(exported)} classes ({class_listing(exported)}), but {path} '
-                f'of {cfg.filename} has {len(classes)} ({class_listing(classes)}); name the config '
-                'that it was exported with, or use --classes auto.'
+                f'{file} detects {len(exported)} classes ({class_listing(exported)}), but '
+                f'{source.path} of {cfg.filename} has {len(classes)} ({class_listing(classes)}); '
+                'name the config that it was exported with, or use --classes auto.'
             )
         if classes != exported:
             print_log(

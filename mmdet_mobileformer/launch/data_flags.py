@@ -14,11 +14,9 @@ from mmengine.config import Config
 
 from mmdet_mobileformer.config_tree import (
     SPLITS,
-    annotation_path,
-    is_coco_dataset,
+    data_sources,
     is_coco_metric,
-    walk_class_folders,
-    walk_datasets,
+    walk,
     walk_evaluators,
     walk_heads,
 )
@@ -31,8 +29,8 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     A file or folder that the config names relative to its own root is looked for under the new one;
     where that is not there, COCO's standard names are taken:
     ``annotations/instances_train2017.json`` and ``train2017/`` for training, those of ``val2017``
-    for validation and test. Data sets of image classification (one folder a class) take the
-    new root and keep the folder under it.
+    for validation and test. Data sets without an annotation file (ImageNet's) take the new root and
+    keep the folder under it.
 
     Args:
         cfg: The config.
@@ -46,18 +44,19 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     if 'data_root' in cfg:
         cfg.data_root = data_root
     for split in SPLITS:
-        for _, dataset in walk_class_folders(cfg, split):
-            dataset['data_root'] = data_root
+        for _, node in walk((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            if 'data_root' in node and not node.get('ann_file'):
+                node['data_root'] = data_root
         annotations = {}
-        for path, dataset in walk_datasets(cfg, split):
-            if not is_coco_dataset(dataset):
+        for source in data_sources(cfg, split):
+            if not source.is_coco:
                 raise UserError(
-                    f'--data-root needs data sets in COCO format, but {path}.type of '
-                    f'{cfg.filename} is {dataset["type"]}; use a config with CocoDataset.'
+                    f'--data-root needs data sets in COCO format, but {source.path}.type of '
+                    f'{cfg.filename} is {source.config["type"]}; use a config with CocoDataset.'
                 )
-            before = annotation_path(dataset)
-            _move_dataset(dataset, data_root, 'train2017' if split == 'train' else 'val2017')
-            annotations[os.path.normpath(before)] = annotation_path(dataset)
+            before = source.ann_file
+            _move_dataset(source.config, data_root, 'train2017' if split == 'train' else 'val2017')
+            annotations[os.path.normpath(before)] = source.ann_file
         if split == 'train' or not annotations:
             continue
         for evaluator in walk_evaluators(cfg, split):
@@ -86,22 +85,20 @@ def annotated_classes(cfg: Config) -> tuple[str, ...]:
     Raises:
         UserError: If there is no such file or it is not a COCO annotation file.
     """
-    for split in SPLITS:
-        for _, dataset in walk_datasets(cfg, split):
-            ann_file = annotation_path(dataset)
-            try:
-                with open(ann_file, encoding='utf-8') as file:
-                    return tuple(category['name'] for category in json.load(file)['categories'])
-            except OSError:
-                raise UserError(
-                    f'--classes auto cannot read the annotation file {ann_file}; '
-                    'name its folder by --data-root.'
-                ) from None
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f'--classes auto finds no categories in {ann_file}; it must be a COCO '
-                    'annotation file (JSON with images, annotations and categories).'
-                ) from None
+    for source in data_sources(cfg):
+        try:
+            with open(source.ann_file, encoding='utf-8') as file:
+                return tuple(category['name'] for category in json.load(file)['categories'])
+        except OSError:
+            raise UserError(
+                f'--classes auto cannot read the annotation file {source.ann_file}; '
+                'name its folder by --data-root.'
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f'--classes auto finds no categories in {source.ann_file}; it must be a COCO '
+                'annotation file (JSON with images, annotations and categories).'
+            ) from None
     raise UserError(f'--classes auto finds no data set with an annotation file in {cfg.filename}.')
 
 
@@ -119,11 +116,10 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
         raise UserError('--classes auto found no category; the annotation file lists none.')
     # Plain integers: the config is written to the work directory as text.
     palette = [tuple(map(int, color)) for color in get_palette('random', len(classes))]
-    for split in SPLITS:
-        for _, dataset in walk_datasets(cfg, split):
-            dataset['metainfo'] = dict(
-                dataset.get('metainfo') or {}, classes=tuple(classes), palette=palette
-            )
+    for source in data_sources(cfg):
+        source.config['metainfo'] = dict(
+            source.config.get('metainfo') or {}, classes=tuple(classes), palette=palette
+        )
     for _, head in walk_heads(cfg.model):
         head['num_classes'] = len(classes)
 

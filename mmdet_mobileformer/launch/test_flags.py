@@ -6,7 +6,7 @@ from copy import deepcopy
 
 from mmengine.config import Config
 
-from mmdet_mobileformer.config_tree import walk_datasets
+from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.errors import UserError
 
 _META_KEYS = (
@@ -52,7 +52,7 @@ def set_test_time_augmentation(cfg: Config) -> None:
     Raises:
         UserError: If there is no pipeline to augment.
     """
-    datasets = [dataset for _, dataset in walk_datasets(cfg, 'test') if dataset.get('pipeline')]
+    datasets = [s.config for s in data_sources(cfg, 'test') if s.config.get('pipeline')]
     if not datasets:
         raise UserError(f'--tta needs a pipeline in the test data set of {cfg.filename}.')
     tta_model = cfg.get('tta_model') or dict(
