@@ -1,6 +1,6 @@
-# A few hundred small images from random weights: AdamW, short warm-up, cosine. `--epochs` scales it.
+# A few hundred small images from random weights: AdamW, short warm-up, cosine.
 max_epochs = 21
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
