@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -68,15 +69,16 @@ def _fill_disk(name, *args):
     os.fsync = full
 
 
-def _terminate(name, *args):
-    """As torchrun, Slurm and `timeout` do: another process tells the group, loader workers too."""
-    command = ['bash', '-c', f'kill -TERM -- -{os.getpid()}']
+def _tell_group(signal_name, name, *args):
+    """As torchrun, Slurm and a terminal do: another process tells the group, loader workers too."""
+    command = ['bash', '-c', f'kill -{signal_name} -- -{os.getpid()}']
     subprocess.run(command, check=True, start_new_session=True)
 
 
 ACTIONS = dict(
     kill=_kill,
-    terminate=_terminate,
+    terminate=partial(_tell_group, 'TERM'),
+    interrupt=partial(_tell_group, 'INT'),
     fill_disk=_fill_disk,
 )
 

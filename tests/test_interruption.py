@@ -21,6 +21,7 @@ from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
 MAX_EPOCHS = 16
 LAST = f'epoch_{MAX_EPOCHS}.pth'
 TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
 
 
 @pytest.fixture(scope='module')
@@ -108,7 +109,11 @@ def test_sigterm_saves_and_ends_with_its_code(data, uninterrupted, tmp_path):
 
 
 def test_loader_workers_give_the_same_order_after_a_kill(data, uninterrupted, tmp_path):
-    for step, action, code in ((3, 'terminate', TERMINATED), (19, 'kill', -signal.SIGKILL)):
+    for step, action, code in (
+        (3, 'terminate', TERMINATED),
+        (3, 'interrupt', INTERRUPTED),
+        (17, 'kill', -signal.SIGKILL),
+    ):
         assert start_training(data, tmp_path, 4, 2, step, action) == code, output(tmp_path)
     assert start_training(data, tmp_path, 4, num_workers=2) == 0, output(tmp_path)
     whole = order(uninterrupted)

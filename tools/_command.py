@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,12 +25,16 @@ def run(parse_args: Callable[[], argparse.Namespace], main: Callable[..., None])
     """Run a tool: its command line, then ``main`` with it, whose errors of the user are sentences.
 
     Raises:
-        SystemExit: With code 2 after such an error.
+        SystemExit: With code 2 after such an error, with 130 after Ctrl-C.
     """
     args = parse_args()
-    from mmdet_mobileformer.errors import run_tool  # takes seconds
+    try:
+        from mmdet_mobileformer.errors import run_tool  # takes seconds
 
-    run_tool(lambda: main(args))
+        run_tool(lambda: main(args))
+    except KeyboardInterrupt:
+        print(f'{os.path.basename(sys.argv[0])}: ended by Ctrl-C', file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def set_threads() -> None:

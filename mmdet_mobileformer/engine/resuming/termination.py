@@ -1,4 +1,4 @@
-"""Ending a run on a scheduler's notice (SIGTERM) without losing what was trained."""
+"""Ending a run on a scheduler's notice (SIGTERM) or Ctrl-C without losing what was trained."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import parent_process
+from multiprocessing import active_children, parent_process
 from typing import Any
 
 import torch
@@ -21,16 +22,18 @@ from mmengine.runner import Runner
 from mmdet_mobileformer.engine.distributed import leave_group
 from mmdet_mobileformer.engine.resuming.checkpoint_hook import DurableCheckpointHook
 
-EXIT_CODE = 128 + signal.SIGTERM
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_KEY_SECONDS = 1.0  # Ctrl-C may come twice, from the terminal and from the launcher
 
 
 @HOOKS.register_module()
 class TerminationHook(Hook):
-    """On SIGTERM finishes the iteration, saves, and ends the process with code 143.
+    """On SIGTERM or Ctrl-C finishes the iteration, saves, and ends with code 143 or 130.
 
-    Of several processes it is enough that one is told: all save together. Needs a
-    :class:`DurableCheckpointHook`. Validation is left at once and done again after resuming; with
-    several processes its end is awaited, since they may have different numbers of images.
+    A second Ctrl-C ends the process at once. Of several processes it is enough that one is told:
+    all save together. Needs a :class:`DurableCheckpointHook`. Validation is left at once and done
+    again after resuming; with several processes its end is awaited, since they may have different
+    numbers of images.
     """
 
     priority = (
@@ -38,13 +41,16 @@ class TerminationHook(Hook):
     )
 
     def __init__(self) -> None:
-        self._requested = False
-        self._previous: Any = None
+        self._requested = 0  # the signal
+        self._requested_at = 0.0
+        self._previous: dict[signal.Signals, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Begin to listen; signals reach the main thread only."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._request)
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job
+                    self._previous[number] = signal.signal(number, self._request)
         if not hasattr(signal, 'sigwaitinfo'):  # macOS, Windows
             return
         loops = [runner.train_loop, runner.val_loop]
@@ -52,9 +58,9 @@ class TerminationHook(Hook):
             loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
 
     def after_train(self, runner: Runner) -> None:
-        """Leave the signal to whoever had it."""
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        """Leave the signals to whoever had them."""
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, *args: object, **kwargs: object
@@ -78,36 +84,45 @@ class TerminationHook(Hook):
             self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter))
 
     def _request(self, number: int, frame: object) -> None:
-        self._requested = True
+        again = number == self._requested == signal.SIGINT
+        if again and time.monotonic() - self._requested_at > SAME_KEY_SECONDS:
+            for worker in active_children():
+                worker.terminate()
+            os._exit(128 + number)
+        if not self._requested:
+            self._requested, self._requested_at = number, time.monotonic()
 
     def _agreed(self) -> bool:
         """Whether any process was told to end; they ask each other at the same iterations."""
-        if not is_distributed():
-            return self._requested
-        requested = torch.tensor(float(self._requested), device=get_device())
-        all_reduce(requested, 'max')
-        return bool(requested)
+        if is_distributed():
+            requested = torch.tensor(self._requested, device=get_device())
+            all_reduce(requested, 'max')
+            self._requested = int(requested)
+        return bool(self._requested)
 
     def _stop(self, runner: Runner, meta: dict, inner_iter: int = 0) -> None:
         hook = next(hook for hook in runner.hooks if isinstance(hook, DurableCheckpointHook))
         path = hook.save_interrupted(runner, meta, inner_iter)
+        code = 128 + self._requested
         if is_main_process():
+            told = 'Ctrl-C' if self._requested == signal.SIGINT else 'SIGTERM'
             print(
-                f'SIGTERM: the state after {meta["iter"]} iterations is saved in {path}; go on by '
-                f'the same command with --resume. This process ends with code {EXIT_CODE}.',
+                f'{told}: the state after {meta["iter"]} iterations is saved in {path}; go on by '
+                f'the same command with --resume. This process ends with code {code}.',
                 file=sys.stderr,
                 flush=True,
             )
         leave_group()
-        raise SystemExit(EXIT_CODE)
+        raise SystemExit(code)
 
 
 def _start_worker(then: Callable[[int], None] | None, worker_id: int) -> None:
     """Start of a loader's worker: end it on SIGTERM from the process that it works for alone.
 
-    torchrun, Slurm and `timeout` tell the whole process group, and a training whose workers end
-    ends in the middle of an iteration.
+    torchrun, Slurm and `timeout` tell the whole process group, as a terminal does by Ctrl-C, and a
+    training whose workers end ends in the middle of an iteration.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_by, args=(parent_process().pid,), daemon=True).start()
     if then is not None:
