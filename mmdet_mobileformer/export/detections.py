@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export.nms import nms_keep
 from mmdet_mobileformer.models import MobileFormerDETR
-from mmdet_mobileformer.models.padding import extend_images, round_up
+from mmdet_mobileformer.models.padding import round_up
 
 NO_LABEL = -1
 
@@ -113,27 +113,17 @@ class QueryDetections(nn.Module):
     def __init__(self, detector: MobileFormerDETR) -> None:
         super().__init__()
         self.detector = detector
-        self.max_per_img = detector.bbox_head.test_cfg['max_per_img']
 
     def forward(
         self, image: Tensor, image_size: Tensor, original_size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`AnchorDetections.forward`; there is always a label."""
-        detector = self.detector
         rows = torch.arange(round_up(image.shape[2]), device=image.device)[:, None]
         columns = torch.arange(round_up(image.shape[3]), device=image.device)
         height, width = image_size[:, :1, None], image_size[:, 1:, None]
         padding_mask = (rows >= height) | (columns >= width)  # (N, H, W)
 
-        features = detector.extract_feat(extend_images(image, padding_mask), padding_mask)
-        decoder_inputs, _ = detector.pre_decoder(features[::-1])
-        hidden = detector.forward_decoder(**decoder_inputs, padding_mask=padding_mask)
-        logits, boxes = detector.bbox_head(**hidden)
-
-        scores, labels = logits[-1].softmax(dim=-1)[..., :-1].max(dim=-1)
-        scores, index = scores.topk(self.max_per_img, dim=1)
-        labels = labels.gather(1, index)
-        boxes = boxes[-1].gather(1, index[..., None].expand(-1, -1, 4))
+        boxes, scores, labels = self.detector.detect(image, padding_mask)
         boxes = bbox_cxcywh_to_xyxy(boxes) * corner_limits(image_size).to(boxes.dtype)
         boxes = clip_boxes(boxes, image_size) * rescaling(image_size, original_size)
         return boxes, scores, labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ class MobileToFormer(nn.Module):
         feature_pos: Tensor | None = None,
         token_pos: Tensor | None = None,
         padding_mask: Tensor | None = None,
+        prior: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Update the tokens.
 
@@ -61,6 +63,8 @@ class MobileToFormer(nn.Module):
             feature_pos: (N, C, H, W), added to the features where they are keys.
             token_pos: (N, M, D), added to the tokens where they make queries.
             padding_mask: (N, H, W) bool, True at padded pixels, which get no attention.
+            prior: What is added to the logits, as a product of coefficients of the tokens
+                (N, heads, M, P) and powers of the pixels' places (N or 1, P, HW); None adds none.
 
         Returns:
             The tokens (N, M, D), and the scaled logits (N, heads, M, H, W) before the softmax and
@@ -72,7 +76,7 @@ class MobileToFormer(nn.Module):
         value = _split_heads(features, self.num_heads)  # (N, heads, C / heads, HW)
         key = value if feature_pos is None else _split_heads(features + feature_pos, self.num_heads)
 
-        logits = query @ key  # (N, heads, M, HW)
+        logits = query @ key if prior is None else _with_prior(query, key, *prior)
         visible = logits
         if padding_mask is not None:
             visible = logits.masked_fill(padding_mask.flatten(1)[:, None, None], float('-inf'))
@@ -143,6 +147,17 @@ class FormerToMobile(nn.Module):
         attention = self.attention(key @ query).to(value.dtype)  # (N, heads, M, HW)
         update = (value @ attention).reshape(features.shape)
         return features + self.drop_path(self.dropout(update))
+
+
+def _with_prior(query: Tensor, key: Tensor, coefficients: Tensor, powers: Tensor) -> Tensor:
+    """``query @ key + coefficients @ powers`` as one product: (N, heads, M, HW), float32.
+
+    The powers' channels follow those of the keys. float16 is too coarse for squares of places.
+    """
+    powers = powers[:, None].expand(*key.shape[:2], -1, -1)
+    with torch.autocast(key.device.type, enabled=False):
+        query = torch.cat([query.float(), coefficients], dim=3)
+        return query @ torch.cat([key.float(), powers], dim=2)
 
 
 def _split_heads(features: Tensor, num_heads: int) -> Tensor:

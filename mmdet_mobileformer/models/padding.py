@@ -60,6 +60,26 @@ def resize_mask(padding_mask: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(padding_mask[:, None].float(), size=tuple(size))[:, 0] > 0.5
 
 
+def visible_extent(padding_mask: Tensor | None, size: Sequence[int], like: Tensor) -> Tensor:
+    """Width and height of the visible part of a map, in pixels of the map and fractions of them.
+
+    Args:
+        padding_mask: Of the images (N, H, W), bool, True at padded pixels; None without padding.
+        size: Height and width of the map.
+        like: Tensor on the device of the result.
+
+    Returns:
+        (N, 2) as (width, height), or (1, 2) without padding; float32.
+    """
+    height, width = size
+    if padding_mask is None:
+        return torch.tensor([[width, height]], dtype=torch.float32, device=like.device)
+    visible = ~padding_mask
+    columns = visible[:, 0].sum(dim=1) * (width / padding_mask.shape[2])
+    rows = visible[:, :, 0].sum(dim=1) * (height / padding_mask.shape[1])
+    return torch.stack([columns, rows], dim=1).float()
+
+
 def hide_padding(features: Tensor, padding_mask: Tensor | None) -> Tensor:
     """Zero the padded pixels, so that a convolution sees there what it sees outside of an image.
 

@@ -1,4 +1,4 @@
-"""The Mobile-Former block of the end-to-end detector's head (paper, sec. 4)."""
+"""The Mobile-Former block of the end-to-end detector's decoder (paper, sec. 4)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES
 from mmdet_mobileformer.models.bridge import FormerToMobile, MobileToFormer, token_assignment
 from mmdet_mobileformer.models.e2e.attention_mobile import AttentionMobile
+from mmdet_mobileformer.models.e2e.prior import GaussianPrior, pixel_powers
 from mmdet_mobileformer.models.former import Former
 from mmdet_mobileformer.models.mobile import LiteBottleneck
 from mmdet_mobileformer.models.norm import LayerNorm2d
@@ -17,18 +18,18 @@ MOBILE_KINDS = (ATTENTION, LITE)
 
 
 class DecoderBlock(nn.Module):
-    """One block of the head: the object queries are its tokens.
+    """One block of the decoder: the object queries are its tokens.
 
     It is the backbone's block with these parts changed: the bridge has no gate (our decision: the
     first query embedding is zero, and the gate would leave it without gradient) and eight heads;
     Former is a standard transformer layer (paper); Mobile is one of two kinds (our decision);
     queries and pixels carry position embeddings, as in DETR.
 
-    1. Mobile→Former: the queries read the features.
+    1. Mobile→Former: the queries read the features, each around its box where it has one.
     2. Former: the queries talk to each other; the block predicts from their feature embedding.
     3. Mobile: the features are refined, activated by dynamic ReLU that all queries drive.
     4. Former→Mobile: the features read the queries.
-    5. The position embedding of the queries adapts: ``pos + g(query)`` (paper, eq. 4).
+    5. g(q^f), by which the position embedding of the queries adapts (paper, eq. 4).
 
     Steps 3 to 5 are left out where nothing would read their result, so that every parameter gets a
     gradient (our decision).
@@ -43,6 +44,7 @@ class DecoderBlock(nn.Module):
             'token': a map's slopes come from the queries' mean (our decision: no query is first, so
             permuting the queries must permute the outputs and nothing else).
         adapt_position: Whether step 5 is there.
+        prior: Whether the attention of step 1 has a Gaussian prior around the queries' boxes.
         dropout: Dropped share of what each branch adds, and of the FFNs' hidden units.
 
     Raises:
@@ -58,6 +60,7 @@ class DecoderBlock(nn.Module):
         ffn_ratio: int = 2,
         dynamic_relu: str = 'spatial',
         adapt_position: bool = True,
+        prior: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -69,6 +72,7 @@ class DecoderBlock(nn.Module):
         self.mobile_to_former = MobileToFormer(
             embed_dims, embed_dims, num_heads, gated=False, dropout=dropout
         )
+        self.prior = GaussianPrior(embed_dims, num_heads) if prior else None
         self.former = Former(
             embed_dims, num_heads, ffn_ratio, full_projections=True, dropout=dropout
         )
@@ -89,8 +93,10 @@ class DecoderBlock(nn.Module):
         feature_pos: Tensor,
         query_pos: Tensor,
         padding_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Update both streams and the queries' position.
+        boxes: Tensor | None = None,
+        extent: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Update both streams.
 
         Args:
             features: (N, C, H, W).
@@ -98,12 +104,19 @@ class DecoderBlock(nn.Module):
             feature_pos: (N, C, H, W).
             query_pos: Position embedding (N, Q, C).
             padding_mask: (N, H, W) bool, True at padded pixels.
+            boxes: Boxes of the queries (N, Q, 4) as (cx, cy, w, h) in [0, 1], for the prior.
+            extent: Width and height of the visible part of the map (N or 1, 2), for the prior.
 
         Returns:
-            Features, queries and query_pos, shaped as they came.
+            Features and queries, shaped as they came, and what the position embedding of the
+            queries changes by (N, Q, C), None without step 5.
         """
+        prior = None
+        if self.prior is not None:
+            powers = pixel_powers(features.shape[-2:], extent)
+            prior = (self.prior(queries, boxes, extent), powers)
         queries, logits = self.mobile_to_former(
-            features, queries, feature_pos, query_pos, padding_mask
+            features, queries, feature_pos, query_pos, padding_mask, prior
         )
 
         queries = self.former(queries, query_pos)
@@ -112,9 +125,8 @@ class DecoderBlock(nn.Module):
             features = self._refine(features, queries, logits, feature_pos, padding_mask)
             features = self.former_to_mobile(features, queries, feature_pos, query_pos)
 
-        if self.position_update is not None:
-            query_pos = query_pos + self.position_update(queries)
-        return features, queries, query_pos
+        shift = None if self.position_update is None else self.position_update(queries)
+        return features, queries, shift
 
     def _refine(
         self,

@@ -1,8 +1,8 @@
-"""The end-to-end detector's head: object queries pass through all scales (paper, sec. 4)."""
+"""The end-to-end detector's decoder: object queries pass through all scales (paper, sec. 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,12 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
+from mmdet_mobileformer.models.e2e.anchors import BoxEmbedding
 from mmdet_mobileformer.models.e2e.block import MOBILE_KINDS, DecoderBlock
+from mmdet_mobileformer.models.e2e.prior import GaussianPrior
+from mmdet_mobileformer.models.e2e.proposals import Proposals
 from mmdet_mobileformer.models.norm import LayerNorm2d
-from mmdet_mobileformer.models.padding import hide_padding, resize_mask
+from mmdet_mobileformer.models.padding import hide_padding, resize_mask, visible_extent
 from mmdet_mobileformer.models.recompute import recomputed
 
 UPSAMPLINGS = ('bilinear', 'nearest', None)
@@ -33,16 +36,20 @@ class ScaleSpec:
     num_blocks: int
     mobile: str  # one of MOBILE_KINDS
     mid_channels: int  # hidden width of the Mobile part
+    # Maps, this scale's and the following ones', from which new queries are proposed before its
+    # blocks; 0 keeps the queries of the coarser scale.
+    proposal_maps: int = 0
 
     def __post_init__(self) -> None:
         if self.mobile not in MOBILE_KINDS:
             raise ValueError(
                 f'unknown kind of Mobile sub-block {self.mobile!r}; choose from {MOBILE_KINDS}'
             )
-        if self.num_blocks < 1 or self.mid_channels < 1:
+        if self.num_blocks < 1 or self.mid_channels < 1 or self.proposal_maps < 0:
             raise ValueError(
-                'a scale needs at least one block and one hidden channel; got '
-                f'{self.num_blocks} blocks and mid_channels {self.mid_channels}'
+                'a scale needs at least one block and one hidden channel, and no negative '
+                f'proposal_maps; got num_blocks {self.num_blocks}, mid_channels '
+                f'{self.mid_channels}, proposal_maps {self.proposal_maps}'
             )
 
 
@@ -98,11 +105,16 @@ class ScaleFusion(nn.Module):
 
 
 class MobileFormerDecoder(BaseModule):
-    """Head of the end-to-end detector: what encoder and decoder are in DETR, in one.
+    """Blocks of the end-to-end detector: what encoder and decoder are in DETR, in one.
 
     In each block the Mobile stream does what DETR's encoder does, refine the features, and the
     Former stream what its decoder does, refine the queries (paper). The blocks of the coarsest
     scale come first.
+
+    Without ``anchored`` this is the paper's form. With it a query owns a box, which makes its
+    position embedding and is refined after every block (:mod:`.anchors`); the queries of a scale
+    may be proposals read from its map, and the coarser queries then work on the map alone, like the
+    backbone's tokens.
 
     Args:
         scales: The scales from coarse to fine, as :class:`ScaleSpec` or dicts of its fields. The
@@ -114,6 +126,8 @@ class MobileFormerDecoder(BaseModule):
         dynamic_relu: 'spatial' or 'token', see :class:`DecoderBlock`.
         adapt_position: Whether the queries' position embedding adapts from block to block (paper,
             eq. 4); without, all blocks use the learned one.
+        anchored: Whether the queries own boxes.
+        prior: Whether anchored queries attend around their boxes, see :class:`GaussianPrior`.
         upsampling: Between the scales, see :class:`ScaleFusion`.
         dropout: Dropped share of what each branch adds, and of the FFNs' hidden units (0.1 in the
             paper's training).
@@ -132,6 +146,8 @@ class MobileFormerDecoder(BaseModule):
         ffn_ratio: int = 2,
         dynamic_relu: str = 'spatial',
         adapt_position: bool = True,
+        anchored: bool = False,
+        prior: bool = True,
         upsampling: str | None = 'bilinear',
         dropout: float = 0.1,
         with_cp: bool = False,
@@ -140,7 +156,19 @@ class MobileFormerDecoder(BaseModule):
         super().__init__(init_cfg=init_cfg)
         scales = [spec if isinstance(spec, ScaleSpec) else ScaleSpec(**spec) for spec in scales]
         if not scales:
-            raise ValueError('the head needs at least one scale; scales is empty')
+            raise ValueError('the decoder needs at least one scale; scales is empty')
+        proposing = [index for index, spec in enumerate(scales) if spec.proposal_maps]
+        if len(proposing) > 1 or (proposing and not anchored):
+            raise ValueError(
+                'proposals are made before one scale, and need anchored=True; got proposal_maps '
+                f'{[spec.proposal_maps for spec in scales]} and anchored={anchored}'
+            )
+        for index in proposing:
+            if scales[index].proposal_maps > len(scales) - index:
+                raise ValueError(
+                    f'scale {index} of {len(scales)} proposes from {scales[index].proposal_maps} '
+                    f'maps, but only {len(scales) - index} are left'
+                )
         if embed_dims % (4 * num_heads):
             raise ValueError(
                 f'embed_dims must be a multiple of 4 * num_heads; got {embed_dims} and {num_heads}'
@@ -148,12 +176,16 @@ class MobileFormerDecoder(BaseModule):
         self.embed_dims = embed_dims
         self.num_heads = num_heads
         self.with_cp = with_cp
+        self.proposal_maps = [spec.proposal_maps for spec in scales]
+        self.box_embedding = BoxEmbedding(embed_dims) if anchored else None
         # Half of the channels for y, half for x, both normalised by the image's extent, as in DETR.
         self.positional_encoding = SinePositionalEncoding(embed_dims // 2, normalize=True)
         self.fusions = nn.ModuleList(ScaleFusion(embed_dims, upsampling) for _ in scales[1:])
         self.scales = nn.ModuleList()
         for index, spec in enumerate(scales):
             is_last_scale = index == len(scales) - 1
+            # Where the queries end, nothing reads their last change of position.
+            is_end = is_last_scale or scales[index + 1].proposal_maps > 0
             blocks = nn.ModuleList()
             for position in range(spec.num_blocks):
                 is_last_here = position == spec.num_blocks - 1
@@ -167,11 +199,27 @@ class MobileFormerDecoder(BaseModule):
                         num_heads,
                         ffn_ratio,
                         dynamic_relu,
-                        adapt_position and not (is_last_scale and is_last_here),
+                        adapt_position and not (is_end and is_last_here),
+                        anchored and prior,
                         dropout,
                     )
                 )
             self.scales.append(blocks)
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the queries own boxes."""
+        return self.box_embedding is not None
+
+    @property
+    def begins_with_queries(self) -> bool:
+        """Whether the first scale needs queries, and does not propose its own."""
+        return not self.proposal_maps[0]
+
+    @property
+    def proposes(self) -> bool:
+        """Whether queries are proposed by a scale's maps."""
+        return any(self.proposal_maps)
 
     @property
     def num_blocks(self) -> int:
@@ -190,6 +238,8 @@ class MobileFormerDecoder(BaseModule):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for module in self.modules():
+            if isinstance(module, GaussianPrior):
+                module.init_weights()
             small = []
             if isinstance(module, DynamicReLU):
                 small = [module.fc1, module.fc2]
@@ -201,46 +251,77 @@ class MobileFormerDecoder(BaseModule):
     def forward(
         self,
         features: Sequence[Tensor],
-        queries: Tensor,
-        query_pos: Tensor,
+        queries: Tensor | None,
+        query_pos: Tensor | None = None,
+        boxes: Tensor | None = None,
         padding_mask: Tensor | None = None,
-    ) -> Tensor:
+        refine: Callable[[Tensor, Tensor], Tensor] | None = None,
+        propose: Callable[[Sequence[Tensor], Tensor | None], Proposals] | None = None,
+    ) -> dict[str, Any]:
         """Refine the queries.
 
         Args:
             features: The backbone's maps (N, C, H_i, W_i) from coarse to fine, one a scale.
-            queries: Feature embedding (N, Q, C), zero at the start.
-            query_pos: Position embedding (N, Q, C), learned.
+            queries: Feature embedding (N, Q, C), zero at the start in the paper's form; None where
+                the first scale proposes its own.
+            query_pos: Position embedding (N, Q, C), learned; anchored queries make theirs.
+            boxes: Boxes of anchored queries (N, Q, 4) as (cx, cy, w, h) in [0, 1].
             padding_mask: (N, H, W) bool of the images, True at padded pixels; None without padding.
+            refine: Gives the boxes of queries after a block, from queries and boxes.
+            propose: Makes proposals of maps and mask, a :class:`ProposalHead`.
 
         Returns:
-            Queries after every block (num_blocks, N, Q, C).
+            What the head predicts from: ``hidden_states``, the queries after every block
+            (num_blocks, N, Q, C); of anchored queries ``boxes``, theirs after every block
+            (num_blocks, N, Q, 4), and ``proposals``, or None without.
 
         Raises:
             ValueError: If there are not as many maps as scales.
         """
         if len(features) != len(self.scales):
             raise ValueError(
-                f'the head has {len(self.scales)} scales but got {len(features)} feature maps; let '
-                "backbone.out_indices and the decoder's scales agree in number"
+                f'the decoder has {len(self.scales)} scales but got {len(features)} feature maps; '
+                "let backbone.out_indices and the decoder's scales agree in number"
             )
-        hidden_states = []
+        hidden_states, all_boxes, proposals = [], [], None
         current = features[0]
         for index, blocks in enumerate(self.scales):
             if index:
                 current = self.fusions[index - 1](current, features[index], padding_mask)
-            mask = None if padding_mask is None else resize_mask(padding_mask, current.shape[-2:])
+            size = current.shape[-2:]
+            mask = None if padding_mask is None else resize_mask(padding_mask, size)
+            extent = visible_extent(padding_mask, size, current) if self.anchored else None
             feature_pos = self.positional_encoding(mask, input=current)
             feature_pos = spread_over_heads(feature_pos, self.num_heads).to(current.dtype)
+            if self.proposal_maps[index]:
+                maps = [current, *features[index + 1 : index + self.proposal_maps[index]]]
+                proposals = propose(maps, padding_mask)
+                queries, boxes, query_pos = proposals.queries, proposals.query_boxes, None
             for block in blocks:
-                args = (current, queries, feature_pos, query_pos, mask)
+                placed = query_pos
+                if self.anchored:
+                    placed = _add(self.box_embedding(boxes), query_pos).to(queries.dtype)
+                args = (current, queries, feature_pos, placed, mask, boxes, extent)
                 if self.with_cp and self.training and torch.is_grad_enabled():
-                    args = recomputed(block, block, *args)
+                    current, queries, shift = recomputed(block, block, *args)
                 else:
-                    args = block(*args)
-                current, queries, query_pos = args
+                    current, queries, shift = block(*args)
+                query_pos = _add(query_pos, shift)
                 hidden_states.append(queries)
-        return torch.stack(hidden_states)
+                if self.anchored:
+                    all_boxes.append(refine(queries, boxes))
+                    boxes = all_boxes[-1].detach()
+        outputs = dict(hidden_states=torch.stack(hidden_states))
+        if self.anchored:
+            outputs.update(boxes=torch.stack(all_boxes), proposals=proposals)
+        return outputs
+
+
+def _add(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Sum of two tensors, either of which may be missing."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
 
 
 def spread_over_heads(feature_pos: Tensor, num_heads: int) -> Tensor:

@@ -11,7 +11,10 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
+from mmdet_mobileformer.models.e2e.anchors import LearnedAnchors
 from mmdet_mobileformer.models.e2e.decoder import MobileFormerDecoder
+from mmdet_mobileformer.models.e2e.head import AnchorDETRHead
+from mmdet_mobileformer.models.e2e.proposals import ProposalHead
 from mmdet_mobileformer.models.padding import extend_images, padding_mask_of
 
 
@@ -76,7 +79,20 @@ class MobileFormerDETR(DetectionTransformer):
                 f'bbox_head.embed_dims {self.bbox_head.embed_dims} must equal the embed_dims '
                 f'{self.embed_dims} of the decoder'
             )
-        self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims)
+        if isinstance(self.bbox_head, AnchorDETRHead) != self.decoder.anchored:
+            raise ValueError(
+                f'decoder.anchored={self.decoder.anchored} does not go with a '
+                f'{type(self.bbox_head).__name__}; anchored queries need AnchorDETRHead, and no '
+                'others do'
+            )
+        if not self.decoder.anchored:
+            self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims)
+        elif self.decoder.begins_with_queries:
+            self.queries = LearnedAnchors(self.num_queries, self.embed_dims)
+        if self.decoder.proposes:
+            self.proposal_head = ProposalHead(
+                self.embed_dims, self.bbox_head.num_classes, self.num_queries
+            )
 
     def loss(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]
@@ -95,10 +111,36 @@ class MobileFormerDETR(DetectionTransformer):
         )
         return self.add_pred_to_datasample(batch_data_samples, results)
 
+    def detect(
+        self, batch_inputs: Tensor, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best ``max_per_img`` detections of each image, as a graph for export.
+
+        Args:
+            batch_inputs: Normalised images (N, 3, H, W).
+            padding_mask: (N, H', W') as :func:`padding_mask_of` makes it; None without padding.
+
+        Returns:
+            Boxes (N, K, 4) as (cx, cy, w, h) relative to the visible image, scores (N, K), falling,
+            and labels (N, K).
+        """
+        logits, boxes = self.bbox_head(**self._decode(batch_inputs, padding_mask))
+        logits, boxes = logits[-1], boxes[-1]
+        limit = self.bbox_head.test_cfg['max_per_img']
+        if self.bbox_head.loss_cls.use_sigmoid:
+            scores, index = logits.sigmoid().flatten(1).topk(limit, dim=1)
+            query = torch.div(index, logits.shape[2], rounding_mode='floor')
+            labels = index - query * logits.shape[2]
+        else:
+            scores, labels = logits.softmax(dim=-1)[..., :-1].max(dim=-1)
+            scores, query = scores.topk(limit, dim=1)
+            labels = labels.gather(1, query)
+        return boxes.gather(1, query[..., None].expand(-1, -1, 4)), scores, labels
+
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Class logits (num_blocks, N, Q, classes + 1) and boxes (num_blocks, N, Q, 4).
+        """Class logits (num_blocks, N, Q, classes [+ 1]) and boxes (num_blocks, N, Q, 4).
 
         The boxes are (cx, cy, w, h) relative to the image.
         """
@@ -111,37 +153,47 @@ class MobileFormerDETR(DetectionTransformer):
         return self.neck(self.backbone(batch_inputs, padding_mask))
 
     def pre_transformer(
-        self, img_feats: tuple[Tensor, ...], batch_data_samples: list[DetDataSample] | None = None
+        self, img_feats: tuple[Tensor, ...], padding_mask: Tensor | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The maps from coarse to fine for the encoder's place, the mask for the decoder."""
-        mask = padding_mask_of(batch_data_samples, img_feats[0].device)
-        return dict(features=img_feats[::-1]), dict(padding_mask=mask)
+        """The maps from coarse to fine for the encoder's place, the mask for the decoder.
+
+        The mask stands in the place of mmdet's data samples, from which it was made.
+        """
+        return dict(features=img_feats[::-1]), dict(padding_mask=padding_mask)
 
     def forward_encoder(self, features: tuple[Tensor, ...]) -> dict[str, Any]:
         """Pass the maps on: the blocks of the decoder refine them, there is no other encoder."""
         return dict(features=features)
 
     def pre_decoder(self, features: tuple[Tensor, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Add the queries (N, Q, C): zero feature embedding and learned position embedding."""
-        query_pos = self.query_embedding.weight.expand(features[0].shape[0], -1, -1)
-        queries = torch.zeros_like(query_pos)
-        return dict(features=features, queries=queries, query_pos=query_pos), {}
+        """Add the queries (N, Q, C) that the first scale begins with, if it does not propose them.
 
-    def forward_decoder(
-        self,
-        features: tuple[Tensor, ...],
-        queries: Tensor,
-        query_pos: Tensor,
-        padding_mask: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """Queries after every block as ``hidden_states`` (num_blocks, N, Q, C)."""
-        return dict(hidden_states=self.decoder(features, queries, query_pos, padding_mask))
+        In the paper's form: zero feature embedding and learned position embedding. Anchored:
+        learned contents and boxes (N, Q, 4).
+        """
+        inputs, batch_size = dict(features=features, queries=None), features[0].shape[0]
+        if not self.decoder.anchored:
+            inputs['query_pos'] = self.query_embedding.weight.expand(batch_size, -1, -1)
+            inputs['queries'] = torch.zeros_like(inputs['query_pos'])
+        elif self.decoder.begins_with_queries:
+            inputs['queries'], inputs['boxes'] = self.queries(batch_size)
+        return inputs, {}
+
+    def forward_decoder(self, padding_mask: Tensor | None, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 (the decoder's)
+        """What the head predicts from, see :meth:`MobileFormerDecoder.forward`."""
+        if self.decoder.anchored:
+            inputs['refine'] = self.bbox_head.refine
+        if self.decoder.proposes:
+            inputs['propose'] = self.proposal_head
+        return self.decoder(**inputs, padding_mask=padding_mask)
 
     def _head_inputs(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None
-    ) -> dict[str, Tensor]:
-        mask = padding_mask_of(batch_data_samples, batch_inputs.device)
-        if mask is not None:
-            batch_inputs = extend_images(batch_inputs, mask)
-        features = self.extract_feat(batch_inputs, mask)
-        return self.forward_transformer(features, batch_data_samples)
+    ) -> dict[str, Any]:
+        return self._decode(batch_inputs, padding_mask_of(batch_data_samples, batch_inputs.device))
+
+    def _decode(self, batch_inputs: Tensor, padding_mask: Tensor | None) -> dict[str, Any]:
+        if padding_mask is not None:
+            batch_inputs = extend_images(batch_inputs, padding_mask)
+        features = self.extract_feat(batch_inputs, padding_mask)
+        return self.forward_transformer(features, padding_mask)

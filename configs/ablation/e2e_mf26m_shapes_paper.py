@@ -1,0 +1,35 @@
+# The paper's form of the end-to-end detector on rendered shapes, its backbone from the RetinaNet demo:
+#   python tools/make_shapes_dataset.py
+#   python tools/train.py configs/retinanet_mf26m_shapes.py
+#   python tools/train.py configs/ablation/e2e_mf26m_shapes_paper.py
+# On images this small 1/16 and 1/8 take the places of 1/32 and 1/16.
+_base_ = [
+    '../_base_/models/e2e_mf508m.py',
+    '../_base_/datasets/shapes_detection_small.py',
+    '../_base_/schedules/schedule_shapes_280e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    num_queries=25,
+    backbone=dict(
+        arch='26m',
+        out_indices=(2, 3),
+        frozen_stages=2,
+        init_cfg=dict(checkpoint='work_dirs/retinanet_mf26m_shapes/epoch_9.pth'),
+    ),
+    neck=dict(in_channels=[24, 64], out_channels=128),
+    decoder=dict(
+        embed_dims=128,
+        dropout=0.0,
+        scales=[
+            dict(num_blocks=2, mobile='attention', mid_channels=256),  # 1/16
+            dict(num_blocks=2, mobile='lite', mid_channels=256),  # 1/8
+        ],
+    ),
+    bbox_head=dict(num_classes=5, embed_dims=128),
+    test_cfg=dict(max_per_img=25),
+)
+
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=20, max_keep_ckpts=1))
+randomness = dict(seed=0)

@@ -1,0 +1,97 @@
+"""Predictions from anchored queries: mmdet's DETR head, which is given the boxes."""
+
+from __future__ import annotations
+
+from mmdet.models.dense_heads import DETRHead
+from mmdet.models.layers import inverse_sigmoid
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.model import bias_init_with_prob
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmdet_mobileformer.models.e2e.dense_loss import DenseLoss
+from mmdet_mobileformer.models.e2e.proposals import Proposals
+
+
+@MODELS.register_module()
+class AnchorDETRHead(DETRHead):
+    """mmdet's DETRHead for queries that own boxes; all blocks share its layers.
+
+    1. The decoder refines a query's box after every block by :meth:`refine`.
+    2. Classes are predicted from the queries after every block; matching and losses are mmdet's.
+    3. Proposals, where there are any, have their own :class:`DenseLoss`.
+
+    Args:
+        loss_dense: Settings of :class:`DenseLoss`.
+        **kwargs: As for mmdet's DETRHead; ``loss_cls`` with ``use_sigmoid``.
+    """
+
+    def __init__(self, *args: object, loss_dense: dict | None = None, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss_dense = DenseLoss(**(loss_dense or {}))
+
+    def init_weights(self) -> None:
+        """Initialise: Xavier; classes improbable (0.01), boxes stay what they are."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(0.01))
+        nn.init.zeros_(self.fc_reg.weight)
+
+    def refine(self, queries: Tensor, boxes: Tensor) -> Tensor:
+        """``sigmoid(MLP(q^f) + logit(r))``.
+
+        Args:
+            queries: (N, Q, C).
+            boxes: Reference boxes (N, Q, 4) as (cx, cy, w, h) in [0, 1].
+
+        Returns:
+            Boxes (N, Q, 4), float32.
+        """
+        change = self.fc_reg(self.activate(self.reg_ffn(queries)))
+        return (change.float() + inverse_sigmoid(boxes.float(), eps=1e-3)).sigmoid()
+
+    def forward(
+        self, hidden_states: Tensor, boxes: Tensor, proposals: Proposals | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Predict.
+
+        Args:
+            hidden_states: Queries after every block (blocks, N, Q, C).
+            boxes: Their boxes (blocks, N, Q, 4).
+            proposals: Not needed.
+
+        Returns:
+            Class logits (blocks, N, Q, classes) and the boxes.
+        """
+        return self.fc_cls(hidden_states), boxes
+
+    def loss(
+        self,
+        hidden_states: Tensor,
+        boxes: Tensor,
+        batch_data_samples: list[DetDataSample],
+        proposals: Proposals | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of every block, as mmdet names them, and those of the proposals."""
+        gt_instances = [sample.gt_instances for sample in batch_data_samples]
+        metas = [sample.metainfo for sample in batch_data_samples]
+        losses = self.loss_by_feat(*self(hidden_states, boxes), gt_instances, metas)
+        if proposals is not None:
+            losses.update(self.loss_dense(proposals, gt_instances, metas))
+        return losses
+
+    def predict(
+        self,
+        hidden_states: Tensor,
+        boxes: Tensor,
+        batch_data_samples: list[DetDataSample],
+        rescale: bool = True,
+        proposals: Proposals | None = None,
+    ) -> list[InstanceData]:
+        """Detections of the last block; proposals are not needed any more."""
+        metas = [sample.metainfo for sample in batch_data_samples]
+        outputs = self(hidden_states[-1:], boxes[-1:])
+        return self.predict_by_feat(*outputs, batch_img_metas=metas, rescale=rescale)
