@@ -80,6 +80,37 @@ MODEL = dict(
 )
 
 
+ANCHORED = dict(
+    bbox_head=dict(
+        type='AnchorDETRHead',
+        num_classes=NUM_CLASSES,
+        embed_dims=32,
+        loss_cls=dict(type='MatchabilityAwareLoss', gamma=1.5),
+        loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+        loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+    ),
+    train_cfg=dict(
+        assigner=dict(
+            type='HungarianAssigner',
+            match_costs=[
+                dict(type='FocalLossCost', weight=2.0),
+                dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+                dict(type='IoUCost', iou_mode='giou', weight=2.0),
+            ],
+        )
+    ),
+)
+
+
+def anchored(proposal_maps=(0, 0, 0), **decoder):
+    """Settings of :func:`build_detector` for anchored queries, with proposals at one scale."""
+    scales = [
+        dict(scale, proposal_maps=maps)
+        for scale, maps in zip(MODEL['decoder']['scales'], proposal_maps, strict=True)
+    ]
+    return dict(copy.deepcopy(ANCHORED), decoder=dict(decoder, scales=scales, anchored=True))
+
+
 def build_detector(decoder=None, seed=0, **settings):
     """Build the test model, its settings or the decoder's replaced, with freshly drawn weights."""
     cfg = copy.deepcopy(MODEL)

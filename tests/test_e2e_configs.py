@@ -94,7 +94,7 @@ def test_rows_of_table_10_differ_in_one_idea_each():
 
 
 def test_both_heads_on_the_shapes_share_all_but_the_head():
-    ours, plain = load('e2e_mf26m_shapes'), load('ablation/detr_mf26m_shapes')
+    ours, plain = load('ablation/e2e_mf26m_shapes_paper'), load('ablation/detr_mf26m_shapes')
     for part in (
         'train_dataloader',
         'val_dataloader',

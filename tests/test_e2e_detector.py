@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from e2e_model import MODEL, NUM_CLASSES, build_detector, draw_batch
+from e2e_model import MODEL, NUM_CLASSES, anchored, build_detector, draw_batch
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import MODELS
 
@@ -27,7 +27,16 @@ SWITCHES = {
         )
     ),
     '3 queries': dict(num_queries=3),
+    'learned boxes': anchored(),
+    'without prior': anchored(prior=False),
+    'anchored, fixed position': anchored((0, 1, 0), adapt_position=False),
+    'anchored, token': anchored((0, 1, 0), dynamic_relu='token'),
+    'anchored, no upsampling': anchored((0, 0, 1), upsampling=None),
+    'proposals of the first scale': anchored((3, 0, 0)),
+    'proposals of the second scale': anchored((0, 2, 0)),
+    'proposals of the last scale': anchored((0, 0, 1)),
 }
+ANCHORED = [name for name in SWITCHES if 'anchored' in name or 'proposals' in name]
 
 
 def losses_of(detector, batch):
@@ -116,11 +125,14 @@ def test_dropout_acts_in_training_only():
     torch.testing.assert_close(forward(with_dropout.eval(), batch), forward(without.eval(), batch))
 
 
-def test_recomputing_changes_no_loss_and_no_gradient():
+@pytest.mark.parametrize('switch', ['default', 'proposals of the second scale'])
+def test_recomputing_changes_no_loss_and_no_gradient(switch):
     results = []
     for with_cp in (False, True):
-        backbone = dict(MODEL['backbone'], with_cp=with_cp)
-        detector = build_detector(dict(with_cp=with_cp, dropout=0.1), backbone=backbone).train()
+        settings = copy.deepcopy(SWITCHES[switch])
+        settings['backbone'] = dict(MODEL['backbone'], with_cp=with_cp)
+        settings['decoder'] = dict(settings.get('decoder', {}), with_cp=with_cp, dropout=0.1)
+        detector = build_detector(**settings).train()
         torch.manual_seed(5)
         losses = losses_of(detector, draw_batch(SIZES))
         sum(losses.values()).backward()
@@ -137,9 +149,10 @@ def test_saving_and_loading_changes_nothing(tmp_path):
     assert torch.equal(forward(detector, batch)[0], forward(other, batch)[0])
 
 
+@pytest.mark.parametrize('switch', ['default', 'proposals of the last scale'])
 @pytest.mark.parametrize(('num_queries', 'num_objects'), [(2, 5), (3, 3), (120, 2)])
-def test_queries_may_be_more_or_fewer_than_objects_and_results(num_queries, num_objects):
-    detector = build_detector(num_queries=num_queries)
+def test_queries_may_be_more_or_fewer_than_objects_and_results(switch, num_queries, num_objects):
+    detector = build_detector(**SWITCHES[switch], num_queries=num_queries)
     batch = draw_batch(SIZES, num_objects)
     assert all(torch.isfinite(loss) for loss in losses_of(detector.train(), batch).values())
     with torch.no_grad():
@@ -149,9 +162,10 @@ def test_queries_may_be_more_or_fewer_than_objects_and_results(num_queries, num_
 
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (75, 129), (160, 32)])
 @pytest.mark.parametrize('divisor', [1, 32])
-def test_any_size_from_32_pixels_on(size, divisor):
+@pytest.mark.parametrize('switch', ['default', 'proposals of the first scale'])
+def test_any_size_from_32_pixels_on(switch, size, divisor):
     preprocessor = dict(MODEL['data_preprocessor'], pad_size_divisor=divisor)
-    detector = build_detector(data_preprocessor=preprocessor)
+    detector = build_detector(**SWITCHES[switch], data_preprocessor=preprocessor)
     batch = draw_batch([size, (40, 64)], 1)
     assert all(torch.isfinite(loss) for loss in losses_of(detector.train(), batch).values())
     with torch.no_grad():
@@ -161,15 +175,20 @@ def test_any_size_from_32_pixels_on(size, divisor):
         assert (boxes >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
 
 
-def test_attention_of_backbone_and_head_gets_the_padding():
+def mask_among(args):
+    masks = [a for a in args if isinstance(a, torch.Tensor) and a.dtype == torch.bool]
+    return masks[0] if masks else None
+
+
+def test_attention_of_backbone_and_decoder_gets_the_padding():
     detector = build_detector().eval()
     seen = []
     for module in (detector.backbone.blocks[1], detector.decoder.scales[0][0]):
-        module.register_forward_hook(lambda module, args, output: seen.append(args[-1]))
+        module.register_forward_hook(lambda module, args, output: seen.append(mask_among(args)))
     forward(detector, draw_batch([(64, 96), (32, 64)]))
-    backbone_mask, head_mask = seen
-    assert backbone_mask.shape == (2, 16, 24) and head_mask.shape == (2, 2, 3)
-    for mask, stride in ((backbone_mask, 4), (head_mask, 32)):
+    backbone_mask, decoder_mask = seen
+    assert backbone_mask.shape == (2, 16, 24) and decoder_mask.shape == (2, 2, 3)
+    for mask, stride in ((backbone_mask, 4), (decoder_mask, 32)):
         assert not mask[0].any()
         assert not mask[1, : 32 // stride, : 64 // stride].any()
         assert mask[1, 32 // stride :].all() and mask[1, :, 64 // stride :].all()
@@ -178,7 +197,10 @@ def test_attention_of_backbone_and_head_gets_the_padding():
     assert seen == [None, None]
 
 
-@pytest.mark.parametrize('switch', ['default', 'token', 'nearest', 'no upsampling', 'lite first'])
+@pytest.mark.parametrize(
+    'switch',
+    ['default', 'token', 'nearest', 'no upsampling', 'lite first', 'learned boxes', *ANCHORED],
+)
 @pytest.mark.parametrize('size', [(64, 64), (50, 75)])
 @pytest.mark.parametrize(('divisor', 'larger'), [(32, (160, 128)), (1, (161, 130))])
 def test_an_image_alone_and_beside_a_larger_one_is_the_same(switch, size, divisor, larger):
@@ -203,6 +225,12 @@ def test_configuration_is_left_as_it_was():
 def test_wrong_settings_of_the_detector_are_named():
     with pytest.raises(ValueError, match='num_queries must be at least 1, not 0'):
         build_detector(num_queries=0)
+    with pytest.raises(ValueError, match=r'anchored=True does not go with a DETRHead'):
+        build_detector(decoder=dict(anchored=True))
+    with pytest.raises(ValueError, match=r'\[0, 1, 0\] and anchored=False'):
+        build_detector(decoder=dict(anchored((0, 1, 0))['decoder'], anchored=False))
+    with pytest.raises(ValueError, match='scale 2 of 3 proposes from 2 maps'):
+        build_detector(**anchored((0, 0, 2)))
     with pytest.raises(ValueError, match='embed_dims 64 must equal'):
         build_detector(bbox_head=dict(MODEL['bbox_head'], embed_dims=64))
 

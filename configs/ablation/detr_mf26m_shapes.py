@@ -1,5 +1,5 @@
-# A plain DETR head on the backbone, data and schedule of e2e_mf26m_shapes_paper.py: two encoder and four
-# decoder layers on the map of stride 16, queries and widths as there.
+# A plain DETR head on the backbone, data and schedule of e2e_mf26m_shapes_paper.py: two encoder and
+# four decoder layers on the map of stride 16, queries and widths as there.
 _base_ = [
     '../_base_/models/detr_r50.py',
     '../_base_/datasets/shapes_detection_small.py',

@@ -1,0 +1,219 @@
+"""Anchored queries: boxes as positions, Gaussian prior, proposals, their losses."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from e2e_model import NUM_CLASSES, anchored, build_detector, draw_batch
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from test_e2e_detector import average_precision, losses_of
+
+from mmdet_mobileformer.models import MobileToFormer
+from mmdet_mobileformer.models.e2e.anchors import grid_boxes
+from mmdet_mobileformer.models.e2e.dense_loss import assign
+from mmdet_mobileformer.models.e2e.prior import GaussianPrior, pixel_powers
+from mmdet_mobileformer.models.e2e.proposals import ProposalHead, peaks, pixel_anchors
+from mmdet_mobileformer.models.padding import visible_extent
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def random_boxes(*shape):
+    centres, sizes = 0.2 + 0.6 * torch.rand(*shape, 2), 0.05 + 0.4 * torch.rand(*shape, 2)
+    return torch.cat([centres, sizes], dim=-1)
+
+
+def test_the_prior_adds_a_gaussian_around_a_place_of_the_box_to_the_logits():
+    queries, features = torch.randn(2, 3, 16), torch.randn(2, 8, 4, 6)
+    boxes, extent = random_boxes(2, 3), torch.tensor([[6.0, 4.0], [5.0, 3.5]])
+    bridge, prior = MobileToFormer(8, 16, 2), GaussianPrior(16, 2)
+    torch.nn.init.normal_(prior.offset_and_width.weight, std=0.1)
+    given = (prior(queries, boxes, extent), pixel_powers((4, 6), extent))
+    added = bridge(features, queries, prior=given)[1] - bridge(features, queries)[1]
+    numbers = prior.offset_and_width(queries).unflatten(2, (2, 4))
+    for image, head, query in itertools.product(range(2), range(2), range(3)):
+        box, number = boxes[image, query], numbers[image, query, head]
+        mean = box[:2] + number[:2] * box[2:]
+        spread = box[2:] * number[2:].exp() + 0.5 / extent[image]
+        for row, column in itertools.product(range(4), range(6)):
+            place = (torch.tensor([column, row]) + 0.5) / extent[image]
+            expected = -0.5 * (((place - mean) / spread) ** 2).sum()
+            actual = added[image, head, query, row, column]
+            torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_prior_stays_exact_under_autocast():
+    queries, features = torch.randn(1, 3, 16), torch.randn(1, 8, 20, 30)
+    boxes, extent = random_boxes(1, 3) * 0.1, torch.tensor([[30.0, 20.0]])
+    prior, powers = GaussianPrior(16, 2), pixel_powers((20, 30), extent)
+    bridge = MobileToFormer(8, 16, 2)
+    exact = bridge(features, queries, prior=(prior(queries, boxes, extent), powers))[1]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        given = (prior(queries, boxes, extent), powers)
+        rounded = bridge(features, queries, prior=given)[1]
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.05)
+
+
+def test_matchability_aware_loss_is_its_formula():
+    loss = MODELS.build(dict(type='MatchabilityAwareLoss', gamma=1.5, loss_weight=2.0))
+    logits, labels = torch.randn(4, NUM_CLASSES), torch.tensor([0, 2, NUM_CLASSES, 1])
+    quality = torch.tensor([0.9, 0.2, 0.0, 0.5])
+    expected = 0.0
+    for row, label, iou in zip(logits, labels, quality, strict=True):
+        for name, p in enumerate(row.sigmoid()):
+            if name == label:
+                q = iou**1.5
+                expected -= q * p.log() + (1 - q) * (1 - p).log()
+            else:
+                expected -= p**1.5 * (1 - p).log()
+    torch.testing.assert_close(loss(logits, (labels, quality), avg_factor=3), 2 * expected / 3)
+
+
+def test_peaks_are_no_lower_than_any_neighbour_and_any_pixel_behind_or_before_them():
+    sizes = [(2, 3), (4, 6), (8, 12)]
+    scores = [torch.rand(h, w) for h, w in sizes]
+    found = peaks(torch.cat([s.flatten() for s in scores])[None], sizes)[0]
+    found = [f.view(s) for f, s in zip(found.split([h * w for h, w in sizes]), sizes, strict=True)]
+    for level, (height, width) in enumerate(sizes):
+        for row, column in itertools.product(range(height), range(width)):
+            around = scores[level][max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+            rivals = [around.max()]
+            for other in range(len(sizes)):
+                for r, c in itertools.product(*map(range, sizes[other])):
+                    coarse, fine = sorted([(level, row, column), (other, r, c)])
+                    step = 2 ** (fine[0] - coarse[0])
+                    if (fine[1] // step, fine[2] // step) == coarse[1:]:
+                        rivals.append(scores[other][r, c])
+            expected = scores[level][row, column] >= max(rivals)
+            assert found[level][row, column] == expected
+    assert any(f.any() for f in found)
+
+
+def test_an_object_trains_pixels_inside_it_or_the_nearest_one():
+    centres = pixel_anchors((4, 4), torch.tensor([[4.0, 4.0]]))[0, :, :2]
+    boxes = torch.cat([centres, torch.full_like(centres, 0.5)], dim=1)
+    logits = torch.zeros(16, NUM_CLASSES)
+    # The first fills the left half; the second lies between pixels; both of class 1.
+    targets = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.7, 0.7, 0.74, 0.74]])
+    pixels, owners, quality = assign(
+        logits, boxes, centres, None, targets, torch.tensor([1, 1]), top_k=3
+    )
+    assert owners.tolist().count(0) == 3 and owners.tolist().count(1) == 1
+    assert (centres[pixels[owners == 0], 0] < 0.5).all()
+    assert centres[pixels[owners == 1]].tolist() == [[0.625, 0.625]]
+    assert (quality > 0).all() and (quality <= 1).all()
+
+
+def test_padded_pixels_are_neither_trained_nor_chosen():
+    head = ProposalHead(8, NUM_CLASSES, 30)
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[:, 32:] = mask[:, :, 32:] = True
+    maps = [torch.randn(1, 8, 2, 2), torch.randn(1, 8, 4, 4)]
+    proposals = head(maps, mask)
+    assert proposals.padding.sum() == 3 + 12
+    alone = head([maps[0][..., :1, :1], maps[1][..., :2, :2]], None)
+    torch.testing.assert_close(proposals.query_boxes, alone.query_boxes)
+    torch.testing.assert_close(proposals.queries, alone.queries)
+    hidden = proposals.padding[0]
+    targets = torch.tensor([[0.9, 0.9, 1.0, 1.0]])
+    pixels, _, _ = assign(
+        proposals.logits[0], proposals.boxes[0], proposals.centres[0], hidden, targets,
+        torch.tensor([0]), top_k=5,
+    )  # fmt: skip
+    assert not hidden[pixels].any()
+
+
+def test_the_visible_part_of_a_map_is_the_images_share_of_it():
+    mask = torch.ones(2, 64, 96, dtype=torch.bool)
+    mask[0, :50, :80] = mask[1, :64, :96] = False
+    extent = visible_extent(mask, (4, 6), mask)
+    torch.testing.assert_close(extent, torch.tensor([[5.0, 50 / 16], [6.0, 4.0]]))
+
+
+def test_boxes_of_a_grid_cover_the_image():
+    boxes = bbox_cxcywh_to_xyxy(grid_boxes(25))
+    assert boxes.shape == (25, 4) and torch.allclose(boxes[:, :2].min(0)[0], torch.zeros(2))
+    assert grid_boxes(7).shape == (7, 4)
+
+
+def test_permuting_learned_boxes_and_contents_permutes_the_outputs_and_nothing_else():
+    detector = build_detector(**anchored()).eval()
+    order = torch.randperm(12)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        before = detector(images, mode='tensor')
+        detector.queries.content.weight.copy_(detector.queries.content.weight[order])
+        detector.queries.box_logits.copy_(detector.queries.box_logits[order])
+        after = detector(images, mode='tensor')
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, old[:, :, order], rtol=1e-3, atol=1e-4)
+
+
+def test_boxes_are_refined_from_block_to_block_without_gradient_between():
+    detector = build_detector(**anchored()).train()
+    torch.nn.init.normal_(detector.bbox_head.fc_reg.weight, std=0.1)
+    refine, references = detector.bbox_head.refine, []
+    detector.bbox_head.refine = lambda queries, boxes: (
+        references.append(boxes) or refine(queries, boxes)
+    )
+    _, boxes = detector(torch.randn(1, 3, 64, 64), mode='tensor')
+    assert all(not torch.allclose(a, b) for a, b in itertools.pairwise(boxes))
+    assert [reference.requires_grad for reference in references] == [True] + 4 * [False]
+    assert all(torch.equal(a, b) for a, b in zip(references[1:], boxes[:-1], strict=True))
+
+
+def test_losses_of_padding_and_of_empty_images_are_finite_and_the_dense_one_has_its_names():
+    detector = build_detector(**anchored((0, 1, 0))).train()
+    losses = losses_of(detector, draw_batch([(64, 96), (40, 64)], 0))
+    assert {name for name in losses if name.startswith('proposal')} == {
+        'proposal.loss_cls', 'proposal.loss_bbox', 'proposal.loss_iou',
+    }  # fmt: skip
+    assert losses['proposal.loss_bbox'] == 0 and losses['proposal.loss_cls'] > 0
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_16_bits_give_nearly_the_same_losses(dtype):
+    detector = build_detector(**anchored((0, 1, 0))).train()
+    batch = draw_batch([(64, 96), (48, 80)])
+    exact = sum(losses_of(detector, batch).values())
+    with torch.autocast('cpu', dtype=dtype):
+        rounded = sum(losses_of(detector, batch).values())
+    rounded.backward()
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.1, atol=0.1)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in detector.parameters())
+
+
+def test_it_overfits_eight_images_in_few_steps():
+    scales = [dict(scale, num_blocks=1) for scale in anchored((0, 1, 0))['decoder']['scales']]
+    settings = anchored((0, 1, 0))
+    settings['decoder']['scales'] = scales
+    detector = build_detector(**settings, num_queries=8).train()
+    batch = draw_batch([(64, 64)] * 8, seed=3)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=1e-4)
+    steps = 150
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(losses_of(detector, batch).values()).backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        results = detector.eval().test_step(copy.deepcopy(batch))
+    assert average_precision(results, batch['data_samples']) >= 0.9
+
+
+def test_peaks_rank_before_all_other_pixels():
+    head, scores = ProposalHead(8, NUM_CLASSES, 4), torch.randn(1, 8, 6, 6)
+    proposals = head([scores])
+    best = proposals.logits.detach().amax(-1).view(1, 1, 6, 6)
+    is_peak = (F.max_pool2d(best, 3, 1, 1) == best).flatten()
+    expected = proposals.boxes[0, is_peak][best.flatten()[is_peak].argsort(descending=True)][:4]
+    torch.testing.assert_close(proposals.query_boxes[0, : len(expected)], expected)
