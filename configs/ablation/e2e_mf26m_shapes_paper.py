@@ -1,4 +1,4 @@
-# The paper's form of the end-to-end detector on rendered shapes, its backbone from RetinaNet's demo:
+# The paper's form of the end-to-end detector on rendered shapes:
 #   python tools/make_shapes_dataset.py
 #   python tools/train.py configs/retinanet_mf26m_shapes.py
 #   python tools/train.py configs/ablation/e2e_mf26m_shapes_paper.py

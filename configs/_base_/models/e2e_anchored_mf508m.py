@@ -1,6 +1,6 @@
 # Anchored queries for the end-to-end detector on Mobile-Former-508M; `proposal_maps` of a scale
-# says that its queries are proposals. Loss and matching: DEIM (Huang et al., CVPR 2025), DINO (Zhang et
-# al., ICLR 2023).
+# says that its queries are proposals. Loss and matching: DEIM (Huang et al., CVPR 2025) and DINO
+# (Zhang et al., ICLR 2023).
 _base_ = './e2e_mf508m.py'
 
 model = dict(
