@@ -23,7 +23,7 @@ from run_tool import run_tool
 from tiny_detector import plain_text, retinanet, run_config, train
 
 from mmdet_mobileformer import errors
-from mmdet_mobileformer.engine import LoadWholeImage, PackAnyDetInputs
+from mmdet_mobileformer.engine import LoadWholeImage
 from mmdet_mobileformer.engine.images import truncation
 from mmdet_mobileformer.errors import LocalError, UserError
 from mmdet_mobileformer.launch.arguments import load_config
@@ -79,7 +79,7 @@ def test_unusual_images_train(data, tmp_path, model):
     add_image(data, 'grey.png', NOISE[..., 0])
     add_image(data, 'rgba.png', NOISE)
     add_image(data, '16 bit.png', NOISE[..., 0].astype(np.uint16) * 256)
-    add_image(data, 'one pixel.png', NOISE[:1, :1], boxes=[(0, 0, 1, 1)])
+    add_image(data, 'two pixels.png', NOISE[:2, :2], boxes=[(0, 0, 2, 2)])
     add_image(data, 'ширина 幅.png', np.tile(NOISE[:2, :, :3], (1, 8, 1)), boxes=[(0, 0, 50, 2)])
     add_image(data, 'no objects.png', NOISE[..., :3], boxes=[])
     add_image(data, 'many objects.png', NOISE[..., :3], boxes=[(4, 4, 30, 30)] * 15)
@@ -97,15 +97,17 @@ def test_unusual_images_train(data, tmp_path, model):
 
 
 def test_image_too_small_for_its_statistics_is_named(data, tmp_path):
-    add_image(data, 'one pixel.png', NOISE[:1, :1], boxes=[(0, 0, 1, 1)])
-    with pytest.raises(LocalError, match=r'one pixel\.png.* too small to normalise over'):
+    add_image(data, 'two pixels.png', NOISE[:2, :2], boxes=[(0, 0, 2, 2)])
+    with pytest.raises(LocalError, match=r'two pixels\.png.* too small to normalise over'):
         train(data, tmp_path / 'work', retinanet())
 
 
-def test_mirrored_image_of_one_pixel_is_packed():
-    pack = PackAnyDetInputs(meta_keys=())
-    packed = pack(dict(img=np.flip(NOISE[:1, :1, :3], axis=1)))
-    assert packed['inputs'].flatten().tolist() == NOISE[0, 0, :3].tolist()
+def test_image_of_one_pixel_is_named(tmp_path):
+    Image.fromarray(NOISE[:1]).save(tmp_path / 'line.png')
+    with pytest.raises(
+        LocalError, match=r'line\.png cannot be read \(it is one pixel wide or high'
+    ):
+        LoadWholeImage()(dict(img_path=str(tmp_path / 'line.png')))
 
 
 def test_how_images_are_read(tmp_path):

@@ -160,7 +160,7 @@ def evaluate(cfg: Config, file: str, folder: str) -> float:
     # Two runs of one name in one second would share mmengine's logger and visualiser.
     cfg.experiment_name = os.path.basename(file)
     cfg.work_dir = folder
-    harden_loading(cfg)
+    harden_loading(cfg, ('test',))
     return build_runner(cfg).test()['coco/bbox_mAP']
 
 

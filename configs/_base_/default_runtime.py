@@ -5,9 +5,16 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP'),
+    checkpoint=dict(
+        type='DurableCheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP'
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    # Of this package, beside the one for checkpoints; docs/robustness.md says what each does.
+    termination=dict(type='TerminationHook'),
+    finite_loss=dict(type='FiniteLossHook'),
+    checkpoint_fit=dict(type='CheckpointFitHook'),
+    same_statistics=dict(type='SameStatisticsHook'),
 )
 
 env_cfg = dict(

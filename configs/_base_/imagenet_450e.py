@@ -27,7 +27,7 @@ data_preprocessor = dict(
 
 data_root = 'data/imagenet/'
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='mmdet.LoadWholeImage'),
     dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bilinear'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(
@@ -51,6 +51,7 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 test_pipeline = [
+    # mmpretrain's inferencer takes out a first transform of just this name.
     dict(type='LoadImageFromFile'),
     # 224 / 256 is the released model's crop of 0.875
     dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bilinear'),
@@ -84,7 +85,7 @@ val_evaluator = dict(type='Accuracy', topk=(1, 5))
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='FiniteOptimWrapper',
     optimizer=dict(type='AdamW', lr=8e-4, weight_decay=0.1),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
@@ -110,7 +111,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=450, val_interval=1)
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=450, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(enable=False, base_batch_size=1024)
@@ -119,9 +120,15 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='accuracy/top1'),
+    checkpoint=dict(
+        type='DurableCheckpointHook', interval=1, max_keep_ckpts=3, save_best='accuracy/top1'
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
+    termination=dict(type='TerminationHook'),
+    finite_loss=dict(type='FiniteLossHook'),
+    checkpoint_fit=dict(type='CheckpointFitHook'),
+    same_statistics=dict(type='SameStatisticsHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=True,

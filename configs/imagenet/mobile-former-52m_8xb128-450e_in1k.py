@@ -5,7 +5,7 @@ optim_wrapper = dict(optimizer=dict(lr=8e-4, weight_decay=0.10))
 
 # neither RandAugment nor random erasing
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='mmdet.LoadWholeImage'),
     dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bilinear'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),

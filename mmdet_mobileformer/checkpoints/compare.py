@@ -116,6 +116,28 @@ def _parts(names: Iterable[str]) -> set[str]:
     return {name.split('.')[0] for name in names}
 
 
+def refuse_other_shapes(module: nn.Module) -> None:
+    """Let weights of other shapes be an error however they are loaded into a module.
+
+    mmengine's loading, and with it mmdet's ``init_detector`` and DetInferencer, logs them and goes
+    on with random weights. Fine-tuning takes them out first (CheckpointFitHook).
+    """
+    module._register_load_state_dict_pre_hook(_refuse_other_shapes, with_module=True)
+
+
+def _refuse_other_shapes(
+    module: nn.Module, weights: Mapping[str, Tensor], prefix: str, *_: object
+) -> None:
+    for name, own in module.state_dict().items():
+        given = weights.get(prefix + name)
+        if isinstance(given, Tensor) and given.shape != own.shape:
+            raise UserError(
+                f'the checkpoint does not fit the detector: {prefix + name} is of shape '
+                f'{tuple(given.shape)}, the config makes {tuple(own.shape)}; with other classes '
+                'than the config, take the config that the training saved in its work directory.'
+            )
+
+
 def load_whole_checkpoint(detector: nn.Module, path: str, cfg: Config) -> None:
     """Load a checkpoint that has every weight of a detector, and no other.
 

@@ -56,8 +56,7 @@ def load_checkpoint_as_data(path: str | os.PathLike) -> dict[str, Any]:
     if _is_safetensors(path):
         return _load_safetensors(path)
     try:
-        with torch.serialization.safe_globals(_safe_types()):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=not _trusted)
+        checkpoint = torch.load(path, map_location='cpu', weights_only=not _trusted)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from None
     except Exception as error:  # a damaged file makes torch raise almost anything
@@ -207,3 +206,8 @@ def _buffer_method(owner: Any, name: str) -> Any:  # noqa: ANN401 (whatever the 
     if owner is not HistoryBuffer or name.startswith('_'):
         raise pickle.UnpicklingError(f'the file asks for attribute {name!r} of {owner!r}')
     return getattr(owner, name)
+
+
+# For the whole process, so that mmengine's own reading takes mmengine's own files as data too: the
+# official family's is else refused by torch 2.6 and later, in mmdet's `init_detector` as well.
+torch.serialization.add_safe_globals(_safe_types())

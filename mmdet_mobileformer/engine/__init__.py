@@ -18,11 +18,7 @@ from mmdet_mobileformer.engine.finite import (
     FiniteLossHook,
     FiniteOptimWrapper,
 )
-from mmdet_mobileformer.engine.images import (
-    BadImageReportHook,
-    LoadWholeImage,
-    PackAnyDetInputs,
-)
+from mmdet_mobileformer.engine.images import BadImageReportHook, LoadWholeImage
 from mmdet_mobileformer.engine.memory_log import MemoryLogProcessor
 from mmdet_mobileformer.engine.metric import FullCocoMetric
 from mmdet_mobileformer.engine.resuming.checkpoint_hook import DurableCheckpointHook
@@ -49,7 +45,6 @@ __all__ = [
     'LoadWholeImage',
     'MemoryLogProcessor',
     'NamingIterBasedTrainLoop',
-    'PackAnyDetInputs',
     'RecomputeHook',
     'ResumableBatchSampler',
     'ResumableTrainLoop',

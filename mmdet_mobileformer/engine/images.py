@@ -9,7 +9,6 @@ from contextlib import suppress
 import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
-from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -27,7 +26,8 @@ SHOWN = 20
 class LoadWholeImage(LoadImageFromFile):
     """mmcv's LoadImageFromFile, which takes no part of an image for the whole.
 
-    OpenCV fills what a truncated file lacks with grey and says nothing.
+    OpenCV fills what a truncated file lacks with grey and says nothing. Not for a
+    ``test_dataloader`` in a config: mmdet's DetInferencer looks there for mmcv's by its name.
 
     Args:
         on_error: What a missing, broken or truncated image does: 'stop' raises an error; 'replace'
@@ -66,6 +66,8 @@ class LoadWholeImage(LoadImageFromFile):
         try:
             loaded = super().transform(results)
             problem = truncation(path) if os.path.isfile(path) else None
+            if min(loaded['img'].shape[:2]) == 1:  # mirrored, torch takes no such array
+                problem = 'it is one pixel wide or high'
         except Exception as error:
             problem = ' '.join(str(error).split()) or type(error).__name__
         if problem is None:
@@ -81,21 +83,6 @@ class LoadWholeImage(LoadImageFromFile):
         shape = (results['height'], results['width'])
         dtype = np.float32 if self.to_float32 else np.uint8
         return dict(results, img=np.zeros((*shape, 3), dtype), img_shape=shape, ori_shape=shape)
-
-
-@TRANSFORMS.register_module()
-class PackAnyDetInputs(PackDetInputs):
-    """mmdet's PackDetInputs, which also takes a mirrored image of one pixel's width or height.
-
-    NumPy calls such an array contiguous in spite of its negative stride, and torch then refuses it.
-    """
-
-    def transform(self, results: dict) -> dict:
-        """Pack as mmdet does."""
-        image = results.get('img')
-        if image is not None and min(image.strides) < 0:
-            results['img'] = image.copy(order='C')
-        return super().transform(results)
 
 
 def read_image(path: str) -> np.ndarray:

@@ -71,6 +71,20 @@ def load_run_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build mmengine's Runner, or the one that ``runner_type`` names."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+class _Evaluation(Runner):
+    """mmengine's Runner, which leaves the config that a training saved in the work directory."""
+
+    def dump_config(self) -> None:
+        """Save nothing; the log folder holds the evaluation's own config."""
+
+
+def build_runner(cfg: Config, training: bool = False) -> Runner:
+    """Build mmengine's Runner, or the one that ``runner_type`` names.
+
+    Args:
+        cfg: The config.
+        training: Whether it is to train, and so saves the config in the work directory.
+    """
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return (Runner if training else _Evaluation).from_cfg(cfg)

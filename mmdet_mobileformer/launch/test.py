@@ -57,7 +57,8 @@ def test(args: argparse.Namespace) -> None:
         set_visualization(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
         set_test_time_augmentation(cfg)
-    harden_loading(cfg, args.skip_bad_images, 'bad_images_of_test.txt')  # training's list stays
+    # Training's list of images stays.
+    harden_loading(cfg, ('test',), args.skip_bad_images, 'bad_images_of_test.txt')
     init_distributed(cfg, args.launcher)
     on_main_process(run_data_check, cfg, ('test',))
     runner = build_runner(cfg)

@@ -33,14 +33,17 @@ def train(args: argparse.Namespace) -> None:
         train_flags.set_auto_scale_lr(cfg)
     if args.ema is not None:
         train_flags.set_ema(cfg, args.ema)
-    harden_training(cfg)
-    harden_loading(cfg, args.skip_bad_images)
+    put_in = harden_training(cfg)
+    put_in += harden_loading(cfg, skip_bad_images=args.skip_bad_images)
     init_distributed(cfg, args.launcher)
     if args.resume:
         train_flags.set_resume(cfg, args.resume)
     check_pretrained(cfg)
     on_main_process(run_data_check, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, training=True)
+    if put_in:
+        parts = ', '.join(dict.fromkeys(put_in))
+        runner.logger.info(f'Put into the config (see docs/robustness.md): {parts}.')
     if args.compile:
         runner.register_hook(AccelerationHook(compile_model=True))
     runner.train()

@@ -100,7 +100,7 @@ def set_amp(cfg: Config, dtype: str) -> None:
         return
     if not torch.cuda.is_available():
         raise UserError('--amp fp16 needs a GPU; use --amp bf16 on the CPU.')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.type = 'FiniteAmpOptimWrapper'
     cfg.optim_wrapper.dtype = 'float16'
     cfg.optim_wrapper.loss_scale = 'dynamic'
 

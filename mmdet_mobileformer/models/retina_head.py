@@ -8,6 +8,8 @@ from mmdet.registry import MODELS
 from mmdet.utils import reduce_mean
 from torch import Tensor
 
+from mmdet_mobileformer.checkpoints.compare import refuse_other_shapes
+
 _AVG_FACTOR = 4  # place of the number of positive anchors in what mmdet's `get_targets` returns
 
 
@@ -20,6 +22,10 @@ class SyncedRetinaHead(RetinaHead):
     divide by the mean over the processes, as mmdet's DETR head does; N processes then take the
     steps of one with the same images. Arguments are RetinaHead's.
     """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        refuse_other_shapes(self)
 
     def get_targets(self, *args: object, **kwargs: object) -> tuple:
         """Give mmdet's targets, with the number of positive anchors averaged over processes."""

@@ -7,13 +7,14 @@ metainfo = dict(
 )
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadWholeImage'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']
     ),
     dict(type='PackDetInputs'),
 ]
+# Plain, since mmdet's DetInferencer looks for LoadImageFromFile by its name.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     # The images stay as they are; mmdet expects a scale factor.
@@ -24,6 +25,7 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
+val_pipeline = [dict(type='LoadWholeImage'), *test_pipeline[1:]]
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
@@ -53,10 +55,12 @@ val_dataloader = dict(
         ann_file='annotations/instances_val2017.json',
         data_prefix=dict(img='val2017/'),
         test_mode=True,
-        pipeline=test_pipeline,
+        pipeline=val_pipeline,
     ),
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(
+    val_dataloader, dataset=dict(val_dataloader['dataset'], pipeline=test_pipeline)
+)
 
 val_evaluator = dict(
     type='FullCocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric='bbox'

@@ -2,7 +2,7 @@
 _base_ = './shapes_detection.py'
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadWholeImage'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=(128, 96), keep_ratio=True),
     dict(
@@ -18,6 +18,7 @@ train_pipeline = [
     ),
     dict(type='PackDetInputs'),
 ]
+# Plain, since mmdet's DetInferencer looks for LoadImageFromFile by its name.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(128, 96), keep_ratio=True),
@@ -27,6 +28,7 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
+val_pipeline = [dict(type='LoadWholeImage'), *test_pipeline[1:]]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
+val_dataloader = dict(dataset=dict(pipeline=val_pipeline))
+test_dataloader = dict(val_dataloader, dataset=dict(pipeline=test_pipeline))

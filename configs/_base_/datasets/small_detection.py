@@ -4,7 +4,7 @@ _base_ = './coco_detection.py'
 
 scale = (320, 240)
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadWholeImage'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=scale, keep_ratio=True),
     dict(
@@ -20,6 +20,7 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
+# Plain, since mmdet's DetInferencer looks for LoadImageFromFile by its name.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=scale, keep_ratio=True),
@@ -29,11 +30,12 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
+val_pipeline = [dict(type='LoadWholeImage'), *test_pipeline[1:]]
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
     # Images without objects stay: they teach what clutter is.
     dataset=dict(filter_cfg=dict(filter_empty_gt=False), pipeline=train_pipeline),
 )
-val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
+val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(pipeline=val_pipeline))
+test_dataloader = dict(val_dataloader, dataset=dict(pipeline=test_pipeline))

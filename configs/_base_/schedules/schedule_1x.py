@@ -1,11 +1,11 @@
 # 12 epochs of 8 GPUs x 2 images. The paper publishes neither the optimiser nor its settings:
 # AdamW with these is our decision, as is the clipping (mmdet's customary norm).
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='FiniteOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,

@@ -1,12 +1,12 @@
 # Short training of the anchored detector on a small machine: the whole model at a high rate, the
 # backbone at half of it. The number of epochs is the config's, or `--epochs`.
 max_epochs = 28
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=7)
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=max_epochs, val_interval=7)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='FiniteOptimWrapper',
     optimizer=dict(type='AdamW', lr=1.6e-3, weight_decay=1e-4),
     paramwise_cfg=dict(
         custom_keys={

@@ -1,12 +1,12 @@
 # A DETR-style head on the rendered shapes: short, with higher rates than the paper's, as suits a
 # small head.
 max_epochs = 280
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=20)
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=max_epochs, val_interval=20)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='FiniteOptimWrapper',
     optimizer=dict(type='AdamW', lr=8e-4, weight_decay=1e-4),
     paramwise_cfg=dict(
         custom_keys={

@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Any
 
 from mmengine.registry import DATA_SAMPLERS, LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from mmdet_mobileformer.engine.finite import NonFiniteError
 from mmdet_mobileformer.engine.resuming.random_state import set_random_state
@@ -78,11 +78,23 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     due is done. An error from :mod:`mmdet_mobileformer.engine.finite` stops with the iteration and
     the names of its images.
 
-    The data loader must have a :class:`ResumableBatchSampler`. Arguments are mmengine's.
+    Args:
+        runner: As in mmengine.
+        dataloader: As in mmengine; a config gets a :class:`ResumableBatchSampler` around its own
+            batch sampler.
+        **kwargs: As in mmengine.
     """
 
     _first_iter = 0
     _validation_due = False
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        **kwargs: Any,  # noqa: ANN401 (mmengine's own)
+    ) -> None:
+        super().__init__(runner, _resumable(dataloader), **kwargs)
 
     def resume(self, inner_iter: int, validated: bool, random_state: dict[str, Any]) -> None:
         """Set where to go on; called before :meth:`run` begins with its work.
@@ -135,6 +147,19 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         interval_over = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
         if self.runner.val_loop is not None and self._epoch >= self.val_begin and interval_over:
             self.runner.val_loop.run()
+
+
+def _resumable(loader: DataLoader | dict) -> DataLoader | dict:
+    """A loader's config with a :class:`ResumableBatchSampler`; a built one stays as it is."""
+    if not isinstance(loader, dict):
+        return loader
+    batch_sampler = loader.get('batch_sampler')
+    if (batch_sampler or {}).get('type') == 'ResumableBatchSampler':
+        return loader  # saved by an earlier version
+    drop_last = loader.get('drop_last', False)
+    ours = dict(type='ResumableBatchSampler', batch_sampler=batch_sampler, drop_last=drop_last)
+    others = {key: value for key, value in loader.items() if key != 'drop_last'}
+    return {**others, 'batch_sampler': ours}
 
 
 @LOOPS.register_module()

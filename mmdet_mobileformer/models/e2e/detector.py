@@ -11,6 +11,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
+from mmdet_mobileformer.checkpoints.compare import refuse_other_shapes
 from mmdet_mobileformer.models.e2e.anchors import LearnedAnchors
 from mmdet_mobileformer.models.e2e.decoder import MobileFormerDecoder
 from mmdet_mobileformer.models.e2e.head import AnchorDETRHead
@@ -70,6 +71,7 @@ class MobileFormerDETR(DetectionTransformer):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        refuse_other_shapes(self)
 
     def _init_layers(self) -> None:
         self.decoder = MobileFormerDecoder(**self.decoder)
