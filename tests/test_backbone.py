@@ -216,6 +216,17 @@ def test_architecture_by_specification_or_dict():
             dict(arch=dict(TINY, blocks=[dict(kind='bottleneck', mid_channels=8, out_channels=5)])),
             'multiple of 2',
         ),
+        (
+            dict(
+                arch=dict(
+                    TINY,
+                    stem_channels=6,
+                    groups=4,
+                    blocks=[dict(kind='lite', mid_channels=18, out_channels=4)],
+                )
+            ),
+            'block 0 .lite.: mid_channels 18 must be a multiple of 4 groups',
+        ),
     ],
 )
 def test_wrong_arguments_are_named(kwargs, words):

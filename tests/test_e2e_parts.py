@@ -94,7 +94,7 @@ def test_attention_mobile_is_an_encoder_layer_with_dynamic_relu(streams, padding
     features, queries, feature_pos, _ = streams
     part = AttentionMobile(DIM, 32, DIM, HEADS)
     nn.init.normal_(part.attention.in_proj_bias)
-    output = part(features, queries, None, feature_pos, padding_mask)
+    output = part(features, queries, None, padding_mask, feature_pos)
     weights = part.attention.in_proj_weight.chunk(3)
     biases = part.attention.in_proj_bias.chunk(3)
     for i in range(IMAGES):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmdet_mobileformer.engine.acceleration import fuse_detector
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models import ARCHS, DynamicReLU
+from mmdet_mobileformer.models.dynamic_relu import two_slopes
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -74,13 +75,8 @@ def use_plain_activation(model: nn.Module) -> None:
 def _plain_dynamic_relu(
     self: DynamicReLU, features: Tensor, tokens: Tensor, assignment: Tensor | None = None
 ) -> Tensor:
-    if assignment is None:
-        slopes = self._slopes(tokens[:, :1])[:, 0, :, None, None]
-    else:
-        slopes = self._slopes(tokens).transpose(1, 2) @ assignment.flatten(2)
-        slopes = slopes.unflatten(2, features.shape[-2:])
-    first, second = slopes.chunk(2, dim=1)
-    return torch.maximum(first * features, second * features)
+    a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
+    return two_slopes(features, a1, a2, assignment)
 
 
 class TensorPath(nn.Module):

@@ -123,27 +123,33 @@ def _check_fields(given: dict[str, Any], spec: type) -> None:
 
 def _check_block(index: int, block: BlockSpec, in_channels: int, groups: int) -> None:
     """Depthwise convolutions multiply channels, heads and groups divide them."""
-    multiples = {f'out_channels {block.out_channels}': (block.out_channels, groups)}
-    multiples[f'mid_channels {block.mid_channels}'] = (block.mid_channels, groups)
-    if block.kind == BOTTLENECK:
-        multiples[f'input channels {in_channels}'] = (in_channels, groups)
-    else:
-        multiples[f'mid_channels {block.mid_channels}'] = (block.mid_channels, in_channels)
-    if block.kind == DOWNSAMPLING:
-        second = block.second_mid_channels
-        multiples[f'second_mid_channels {second}'] = (second, block.out_channels)
-    if block.kind != LITE:
-        multiples[f'input channels {in_channels} of two heads'] = (in_channels, 2)
-        multiples[f'out_channels {block.out_channels} of two heads'] = (block.out_channels, 2)
-    for name, (number, divisor) in multiples.items():
-        if number % divisor:
-            raise ValueError(
-                f'block {index} ({block.kind}): {name} must be a multiple of {divisor}'
-            )
+    mid, out, second = block.mid_channels, block.out_channels, block.second_mid_channels
+    rules = [
+        (mid % groups == 0, f'mid_channels {mid} must be a multiple of {groups} groups'),
+        (out % groups == 0, f'out_channels {out} must be a multiple of {groups} groups'),
+        (
+            block.kind != BOTTLENECK or in_channels % groups == 0,
+            f'input channels {in_channels} must be a multiple of {groups} groups',
+        ),
+        (
+            block.kind == BOTTLENECK or mid % in_channels == 0,
+            f'mid_channels {mid} must be a multiple of {in_channels} input channels',
+        ),
+        (
+            block.kind != DOWNSAMPLING or second % out == 0,
+            f'second_mid_channels {second} must be a multiple of out_channels {out}',
+        ),
+        (
+            block.kind == LITE or in_channels % 2 == out % 2 == 0,
+            f'input channels {in_channels} and out_channels {out} must be a multiple of 2 heads',
+        ),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(f'block {index} ({block.kind}): {message}')
 
 
 # Released model; 294M also paper, table 1. Comments give the resolution for a 224 x 224 image.
-# fmt: off
 # fmt: off
 ARCHS: dict[str, ArchSpec] = {
     '26m': ArchSpec(
@@ -264,5 +270,4 @@ ARCHS: dict[str, ArchSpec] = {
         ),
     ),
 }
-# fmt: on
 # fmt: on

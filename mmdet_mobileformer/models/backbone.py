@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet_mobileformer.checkpoints.pretrained import load_pretrained
-from mmdet_mobileformer.models.arch import LITE, ArchSpec
-from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES, MobileFormerBlock
-from mmdet_mobileformer.models.mobile import LiteBottleneck, conv_norm
-from mmdet_mobileformer.models.padding import resize_mask
+from mmdet_mobileformer.models.arch import STEM_STRIDE, ArchSpec
+from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES, build_block
+from mmdet_mobileformer.models.mobile import conv_norm
+from mmdet_mobileformer.models.padding import mask_at
 from mmdet_mobileformer.models.recompute import recomputed
 
 
@@ -83,35 +83,16 @@ class MobileFormer(BaseModule):
         norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
 
         self.tokens = nn.Parameter(torch.randn(self.arch.num_tokens, self.arch.token_dim))
-        self.stem = conv_norm(
-            in_channels, self.arch.stem_channels, 3, norm_cfg, stride=2, act_cfg=dict(type='ReLU6')
-        )
+        stem = (in_channels, self.arch.stem_channels)
+        self.stem = conv_norm(*stem, 3, norm_cfg, STEM_STRIDE, act_cfg=dict(type='ReLU6'))
         num_blocks = levels[self.out_indices[-1]] + 1
         drop_path_rates = [drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
         self.blocks = nn.ModuleList()
         channels = self.arch.stem_channels
         for spec, drop_path in zip(self.arch.blocks[:num_blocks], drop_path_rates, strict=True):
-            if spec.kind == LITE:
-                block = LiteBottleneck(
-                    channels,
-                    spec.mid_channels,
-                    spec.out_channels,
-                    norm_cfg,
-                    stride=spec.stride,
-                    groups=self.arch.groups,
-                    drop_path=drop_path,
-                )
-            else:
-                block = MobileFormerBlock(
-                    channels,
-                    spec,
-                    self.arch.token_dim,
-                    norm_cfg,
-                    groups=self.arch.groups,
-                    dynamic_relu=dynamic_relu,
-                    drop_path=drop_path,
-                )
-            self.blocks.append(block)
+            self.blocks.append(
+                build_block(channels, spec, self.arch, norm_cfg, dynamic_relu, drop_path)
+            )
             channels = spec.out_channels
         self._out_blocks = {levels[index]: index for index in self.out_indices}
         self._freeze()
@@ -145,17 +126,11 @@ class MobileFormer(BaseModule):
         """As :meth:`forward`, and also return the tokens (N, M, D) after the last block."""
         features = self.stem(x)
         tokens = self.tokens.expand(x.shape[0], -1, -1)
-        mask = None
+        mask = mask_at(padding_mask, STEM_STRIDE)
         outputs = []
         for index, block in enumerate(self.blocks):
-            if padding_mask is not None and (
-                mask is None or mask.shape[-2:] != features.shape[-2:]
-            ):
-                mask = resize_mask(padding_mask, features.shape[-2:])
-            if isinstance(block, LiteBottleneck):
-                features = self._run(block, features, None, None, mask)
-            else:
-                features, tokens = self._run(block, features, tokens, mask)
+            features, tokens = self._run(block, features, tokens, mask)
+            mask = mask_at(mask, self.arch.blocks[index].stride)
             if index in self._out_blocks:
                 outputs.append(features)
         return tuple(outputs), tokens

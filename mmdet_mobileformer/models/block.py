@@ -1,4 +1,4 @@
-"""The Mobile-Former block (paper, figure 3)."""
+"""The blocks of the backbone: Mobile-Former (paper, figure 3) and lite (table 1)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models.arch import DOWNSAMPLING, BlockSpec
+from mmdet_mobileformer.models.arch import DOWNSAMPLING, LITE, ArchSpec, BlockSpec
 from mmdet_mobileformer.models.bridge import FormerToMobile, MobileToFormer, token_assignment
 from mmdet_mobileformer.models.former import Former
-from mmdet_mobileformer.models.mobile import Bottleneck, DownsamplingBottleneck
+from mmdet_mobileformer.models.mobile import (
+    Bottleneck,
+    DownsamplingBottleneck,
+    LiteBottleneck,
+)
 
 DYNAMIC_RELU_MODES = ('token', 'spatial')
 
@@ -80,3 +84,29 @@ class MobileFormerBlock(nn.Module):
         features = self.mobile(features, tokens, assignment, padding_mask)
 
         return self.former_to_mobile(features, tokens), tokens
+
+
+class LiteBlock(LiteBottleneck):
+    """The backbone's first block: a lite bottleneck without a bridge, so the tokens pass it by."""
+
+    def forward(
+        self, features: Tensor, tokens: Tensor, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`MobileFormerBlock.forward`."""
+        return super().forward(features, tokens, padding_mask=padding_mask), tokens
+
+
+def build_block(
+    in_channels: int,
+    spec: BlockSpec,
+    arch: ArchSpec,
+    norm_cfg: dict[str, Any],
+    dynamic_relu: str,
+    drop_path: float,
+) -> MobileFormerBlock | LiteBlock:
+    """Build one block of an architecture; both kinds take and return both streams."""
+    common = dict(norm_cfg=norm_cfg, groups=arch.groups, drop_path=drop_path)
+    if spec.kind == LITE:
+        widths = (in_channels, spec.mid_channels, spec.out_channels)
+        return LiteBlock(*widths, stride=spec.stride, **common)
+    return MobileFormerBlock(in_channels, spec, arch.token_dim, dynamic_relu=dynamic_relu, **common)

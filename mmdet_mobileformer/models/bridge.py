@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmdet_mobileformer.models import fused
+
 
 class MobileToFormer(nn.Module):
     """Cross attention that updates the tokens from the features (paper, eq. 1).
@@ -180,22 +182,5 @@ def token_assignment(logits: Tensor, stride: int) -> Tensor:
     """
     logits = logits.mean(dim=1)
     if stride == 2:
-        logits = _halve_columns(_halve_columns(logits).transpose(2, 3)).transpose(2, 3)
+        logits = fused.halved(logits)
     return logits.softmax(dim=1)
-
-
-def _halve_columns(features: Tensor) -> Tensor:
-    """Adaptive average pooling of the columns: (N, M, H, W) to (N, M, H, ceil(W / 2)).
-
-    Its windows are the columns 2i and 2i + 1 where W is even, and 2i - 1 to 2i + 1 as far as they
-    exist where W is odd. That W is odd enters as a number and not as another window, so that a
-    compiled or exported graph serves both.
-    """
-    width = features.shape[-1]
-    half, odd = (width + 1) // 2, width % 2
-    padded = F.pad(features, (1, 1))
-    before, at, after = (padded[..., i : i + 2 * half - 1 : 2] for i in range(3))
-    ends = features.new_zeros(half)
-    ends[0] += odd
-    ends[-1] += odd
-    return (odd * before + at + after) / (2 + odd - ends)

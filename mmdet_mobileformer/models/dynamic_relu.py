@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models.fused import SpatialTwoSlopes, TwoSlopes
+from mmdet_mobileformer.models import fused
 
 
 class DynamicReLU(nn.Module):
@@ -40,18 +40,37 @@ class DynamicReLU(nn.Module):
         Returns:
             (N, C, H, W).
         """
-        slopes = self._slopes(tokens if assignment is not None else tokens[:, :1])
-        slopes = slopes.to(features.dtype)  # (N, M, 2C)
-        if assignment is None:
-            first, second = slopes[:, 0, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1)
-            low, high = torch.minimum(first, second), torch.maximum(first, second)
-            return TwoSlopes.apply(features, low, high - low)
-        first, second = slopes.transpose(1, 2).chunk(2, dim=1)  # (N, C, M)
-        assignment = assignment.to(features.dtype)
-        return SpatialTwoSlopes.apply(features, second, first - second, assignment)
+        a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
+        a1, a2 = a1.to(features.dtype), a2.to(features.dtype)
+        if assignment is not None:
+            assignment = assignment.to(features.dtype)
+        # Compilers and exported files take the formula, which they fuse themselves.
+        as_written = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        activate = two_slopes if as_written else fused.two_slopes
+        return activate(features, a1, a2, assignment)
 
-    def _slopes(self, tokens: Tensor) -> Tensor:
-        """Slopes a1 and a2 of every token: (N, M, D) to (N, M, 2C)."""
+    def slopes(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes a1 and a2 that every token wants: (N, M, D) to (N, C, M) each."""
         theta = F.hardsigmoid(self.fc2(F.relu(self.fc1(tokens))))
-        first, second = theta.chunk(2, dim=-1)
-        return torch.cat([2 * first, 2 * second - 1], dim=-1)
+        theta1, theta2 = theta.chunk(2, dim=-1)
+        slopes = torch.cat([2 * theta1, 2 * theta2 - 1], dim=-1)  # (N, M, 2C)
+        return slopes.transpose(1, 2).chunk(2, dim=1)
+
+
+def two_slopes(x: Tensor, a1: Tensor, a2: Tensor, assignment: Tensor | None = None) -> Tensor:
+    """``max(a1 * x, a2 * x)`` as it is written; ``fused.two_slopes`` is the same in fewer passes.
+
+    Args:
+        x: (N, C, H, W).
+        a1: Slopes (N, C, M) of the tokens; without an assignment M is 1.
+        a2: The other slopes, shaped alike.
+        assignment: (N, M, H, W), the tokens' shares of every pixel's slopes, or None.
+
+    Returns:
+        (N, C, H, W).
+    """
+    if assignment is None:
+        a1, a2 = a1[..., None], a2[..., None]  # (N, C, 1, 1)
+    else:
+        a1, a2 = (fused.weighted_sum(a, assignment) for a in (a1, a2))  # (N, C, H, W)
+    return torch.maximum(a1 * x, a2 * x)

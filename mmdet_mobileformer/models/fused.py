@@ -1,14 +1,58 @@
-"""Autograd functions that save memory and passes; each says which formula it equals."""
+"""What the formulas of the other files cost less as: each form says which formula it equals.
+
+They save memory and passes over it; ``tests/test_fused.py`` holds each against its formula.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Both functions compute max(a1 * x, a2 * x) as base * x + relu(change * x), which takes one new map
-# and in-place passes over it. They keep x instead of both products for backward (our decision: the
-# products are most of what training would have to remember). Compilers fuse either.
+
+def two_slopes(x: Tensor, a1: Tensor, a2: Tensor, assignment: Tensor | None = None) -> Tensor:
+    """:func:`dynamic_relu.two_slopes`, that is ``max(a1 * x, a2 * x)``, with the same arguments.
+
+    It is computed as ``base * x + relu(change * x)``, which takes one new map and in-place passes
+    over it, and keeps x instead of both products for backward (our decision: the products are most
+    of what training would have to remember).
+    """
+    if assignment is not None:
+        return SpatialTwoSlopes.apply(x, a2, a1 - a2, assignment)
+    a1, a2 = a1[..., None], a2[..., None]  # (N, C, 1, 1)
+    low, high = torch.minimum(a1, a2), torch.maximum(a1, a2)
+    return TwoSlopes.apply(x, low, high - low)
+
+
+def weighted_sum(slopes: Tensor, assignment: Tensor) -> Tensor:
+    """Slopes of every pixel (paper, eq. 3): (N, C, M) and (N, M, H, W) to (N, C, H, W)."""
+    return (slopes @ assignment.flatten(2)).unflatten(2, assignment.shape[-2:])
+
+
+def halved(features: Tensor) -> Tensor:
+    """``F.adaptive_avg_pool2d(features, (ceil(H / 2), ceil(W / 2)))`` of (N, M, H, W).
+
+    Whether a side is odd enters as a number and not as another window, so that one compiled or
+    exported graph serves every size.
+    """
+    return _halved_columns(_halved_columns(features).transpose(2, 3)).transpose(2, 3)
+
+
+def _halved_columns(features: Tensor) -> Tensor:
+    """Adaptive average pooling of the columns: (N, M, H, W) to (N, M, H, ceil(W / 2)).
+
+    Its windows are the columns 2i and 2i + 1 where W is even, and 2i - 1 to 2i + 1 as far as they
+    exist where W is odd.
+    """
+    width = features.shape[-1]
+    half, odd = (width + 1) // 2, width % 2
+    padded = F.pad(features, (1, 1))
+    before, at, after = (padded[..., i : i + 2 * half - 1 : 2] for i in range(3))
+    ends = features.new_zeros(half)
+    ends[0] += odd
+    ends[-1] += odd
+    return (odd * before + at + after) / (2 + odd - ends)
 
 
 class TwoSlopes(torch.autograd.Function):
@@ -40,28 +84,24 @@ class SpatialTwoSlopes(torch.autograd.Function):
     def forward(ctx, features: Tensor, base: Tensor, change: Tensor, assignment: Tensor) -> Tensor:  # noqa: ANN001
         """See the class."""
         ctx.save_for_backward(features, base, change, assignment)
-        update = _spread(change, assignment).mul_(features).relu_()
-        return update.addcmul_(features, _spread(base, assignment))
+        update = weighted_sum(change, assignment).mul_(features).relu_()
+        return update.addcmul_(features, weighted_sum(base, assignment))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN001 (torch's)
         """Gradients of the inputs, in their order."""
         features, base, change, assignment = ctx.saved_tensors
-        change_map = _spread(change, assignment)
+        change_map = weighted_sum(change, assignment)
+        base_map = weighted_sum(base, assignment)
         bend = change_map * features  # positive where relu lets it pass
         grad_base_map = grad * features
         grad_change_map = _where_positive(bend, grad_base_map)
-        grad_features = _where_positive(bend, change_map).add_(_spread(base, assignment)).mul_(grad)
+        grad_features = _where_positive(bend, change_map).add_(base_map).mul_(grad)
         grad_base = _gather(grad_base_map, assignment)
         grad_change = _gather(grad_change_map, assignment)
-        grad_assignment = _spread(base.transpose(1, 2), grad_base_map)
-        grad_assignment = grad_assignment + _spread(change.transpose(1, 2), grad_change_map)
+        grad_assignment = weighted_sum(base.transpose(1, 2), grad_base_map)
+        grad_assignment = grad_assignment + weighted_sum(change.transpose(1, 2), grad_change_map)
         return grad_features, grad_base, grad_change, grad_assignment
-
-
-def _spread(slopes: Tensor, maps: Tensor) -> Tensor:
-    """Sum of maps weighted by slopes: (N, C, M) and (N, M, H, W) to (N, C, H, W)."""
-    return (slopes @ maps.flatten(2)).unflatten(2, maps.shape[-2:])
 
 
 def _gather(one: Tensor, other: Tensor) -> Tensor:
@@ -75,7 +115,10 @@ def _where_positive(condition: Tensor, values: Tensor) -> Tensor:
 
 
 class NormOverChannels(torch.autograd.Function):
-    """Layer norm of (N, C, H, W) over C, which keeps one map for backward: the normed features."""
+    """Layer norm of (N, C, H, W) over C: ``F.layer_norm`` between two permutations.
+
+    It is computed where the channels lie, and keeps one map for backward: the normed features.
+    """
 
     @staticmethod
     def forward(ctx, features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:  # noqa: ANN001 (torch's)

@@ -9,7 +9,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
-from mmdet_mobileformer.models.padding import hide_padding
+from mmdet_mobileformer.models.padding import hide_padding, mask_at
 
 
 class ChannelShuffle(nn.Module):
@@ -101,18 +101,20 @@ class LiteBottleneck(nn.Module):
     def forward(
         self,
         features: Tensor,
-        tokens: Tensor | None = None,
+        tokens: Tensor,
         assignment: Tensor | None = None,
         padding_mask: Tensor | None = None,
+        feature_pos: Tensor | None = None,
     ) -> Tensor:
         """Update the features.
 
         Args:
             features: (N, C, H, W).
-            tokens: (N, M, D) that drive dynamic ReLU; None without it.
+            tokens: (N, M, D) that drive dynamic ReLU.
             assignment: (N, M, ceil(H / stride), ceil(W / stride)) for its spatial-aware form, or
                 None.
             padding_mask: (N, H, W) bool, True at padded pixels.
+            feature_pos: As for the Mobile part that attends; not read here.
 
         Returns:
             (N, C', ceil(H / stride), ceil(W / stride)).
@@ -250,8 +252,6 @@ class DownsamplingBottleneck(nn.Module):
         features = self.depthwise1(hide_padding(features, padding_mask))
         features = self.act1(self.shuffle1(features), tokens, assignment)
         features = self.pointwise1(features)
-        if padding_mask is not None:
-            padding_mask = padding_mask[:, ::2, ::2]
-        update = self.depthwise2(hide_padding(features, padding_mask))
+        update = self.depthwise2(hide_padding(features, mask_at(padding_mask, 2)))
         update = self.act2(self.shuffle2(update), tokens, assignment)
         return features + self.drop_path(self.pointwise2(update))

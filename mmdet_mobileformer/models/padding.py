@@ -51,12 +51,20 @@ def extend_images(images: Tensor, padding_mask: Tensor) -> Tensor:
     return hide_padding(images.index_select(2, rows).index_select(3, columns), padding_mask)
 
 
-def resize_mask(padding_mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring a padding mask (N, H, W), True at padded pixels, to (N, h, w) by the nearest pixel.
+def mask_at(padding_mask: Tensor | None, stride: int) -> Tensor | None:
+    """Mask of a map: (N, H, W) to (N, ceil(H / stride), ceil(W / stride)); None stays None.
 
-    A pixel of the map counts as padding if the image pixel at its upper left corner does, as in
-    DETR, so an image's first pixel is never masked.
+    A pixel of the map counts as padding if the image's pixel at its upper left corner does, as in
+    DETR, so an image's first pixel is never masked. What comes back is a view: the mask of a batch
+    is made once a pass.
     """
+    return None if padding_mask is None else padding_mask[:, ::stride, ::stride]
+
+
+def resize_mask(padding_mask: Tensor | None, size: Sequence[int]) -> Tensor | None:
+    """As :func:`mask_at` where a map's size (h, w) is known and not its stride."""
+    if padding_mask is None:
+        return None
     return F.interpolate(padding_mask[:, None].float(), size=tuple(size))[:, 0] > 0.5
 
 

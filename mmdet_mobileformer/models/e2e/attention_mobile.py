@@ -48,8 +48,8 @@ class AttentionMobile(nn.Module):
         features: Tensor,
         tokens: Tensor,
         assignment: Tensor | None = None,
-        feature_pos: Tensor | None = None,
         padding_mask: Tensor | None = None,
+        feature_pos: Tensor | None = None,
     ) -> Tensor:
         """Update the features.
 
@@ -57,8 +57,8 @@ class AttentionMobile(nn.Module):
             features: (N, C, H, W).
             tokens: (N, M, D).
             assignment: (N, M, H, W) for spatial-aware dynamic ReLU, or None.
-            feature_pos: (N, C, H, W), added to the features where they make queries and keys.
             padding_mask: (N, H, W) bool, True at padded pixels, which get no attention.
+            feature_pos: (N, C, H, W), added to the features where they make queries and keys.
 
         Returns:
             (N, C, H, W).

@@ -141,9 +141,7 @@ class DecoderBlock(nn.Module):
             drivers, assignment = queries, token_assignment(logits, stride=1)
         else:
             drivers, assignment = queries.mean(dim=1, keepdim=True), None
-        if isinstance(self.mobile, AttentionMobile):
-            return self.mobile(features, drivers, assignment, feature_pos, padding_mask)
-        return self.mobile(features, drivers, assignment, padding_mask)
+        return self.mobile(features, drivers, assignment, padding_mask, feature_pos)
 
 
 def build_mobile(

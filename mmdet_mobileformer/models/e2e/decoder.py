@@ -74,32 +74,37 @@ class ScaleFusion(nn.Module):
             channels, channels, 3, padding=1, norm_cfg=dict(type=LayerNorm2d), act_cfg=None
         )
 
-    def forward(self, coarse: Tensor, fine: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        coarse: Tensor,
+        fine: Tensor,
+        coarse_mask: Tensor | None = None,
+        fine_mask: Tensor | None = None,
+    ) -> Tensor:
         """Bring the features to the next scale.
 
         Args:
             coarse: Features of the head (N, C, h, w).
             fine: The backbone's next map (N, C, H, W).
-            padding_mask: Of the images, bool, True at padded pixels; None without padding.
+            coarse_mask: (N, h, w) bool, True at padded pixels; None without padding.
+            fine_mask: (N, H, W), the same for the next map.
 
         Returns:
             (N, C, H, W).
         """
         if self.upsampling is not None:
-            fine = fine + self._upsample(coarse, fine.shape[-2:], padding_mask)
-        mask = None if padding_mask is None else resize_mask(padding_mask, fine.shape[-2:])
-        return self.conv(hide_padding(fine, mask))
+            fine = fine + self._upsample(coarse, fine.shape[-2:], coarse_mask)
+        return self.conv(hide_padding(fine, fine_mask))
 
-    def _upsample(self, coarse: Tensor, size: torch.Size, padding_mask: Tensor | None) -> Tensor:
+    def _upsample(self, coarse: Tensor, size: torch.Size, mask: Tensor | None) -> Tensor:
         align = False if self.upsampling == 'bilinear' else None
 
         def resize(features: Tensor) -> Tensor:
             return F.interpolate(features, size, mode=self.upsampling, align_corners=align)
 
-        if padding_mask is None:
+        if mask is None:
             return resize(coarse)
         # Only visible pixels are averaged, which at their border is what happens at a map's border.
-        mask = resize_mask(padding_mask, coarse.shape[-2:])
         share = resize((~mask[:, None]).to(coarse.dtype))
         return resize(hide_padding(coarse, mask)) / share.clamp(min=1e-3)
 
@@ -285,11 +290,12 @@ class MobileFormerDecoder(BaseModule):
             )
         hidden_states, all_boxes, proposals = [], [], None
         current = features[0]
-        for index, blocks in enumerate(self.scales):
+        masks = [resize_mask(padding_mask, level.shape[-2:]) for level in features]
+        for index, (blocks, mask) in enumerate(zip(self.scales, masks, strict=True)):
             if index:
-                current = self.fusions[index - 1](current, features[index], padding_mask)
+                fuse = self.fusions[index - 1]
+                current = fuse(current, features[index], masks[index - 1], mask)
             size = current.shape[-2:]
-            mask = None if padding_mask is None else resize_mask(padding_mask, size)
             extent = visible_extent(padding_mask, size, current) if self.anchored else None
             feature_pos = self.positional_encoding(mask, input=current)
             feature_pos = spread_over_heads(feature_pos, self.num_heads).to(current.dtype)
