@@ -15,6 +15,8 @@ from tiny_detector import run_config
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
 from mmdet_mobileformer.engine import DurableCheckpointHook
 from mmdet_mobileformer.engine.resuming.find import find_resume_point
+from mmdet_mobileformer.engine.resuming.same_data import require_same_data
+from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.hardening import harden_training
 from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
 
@@ -106,6 +108,36 @@ def test_sigterm_saves_and_ends_with_its_code(data, uninterrupted, tmp_path):
     assert 'continues from' in output(tmp_path)
     assert_same_end(tmp_path, uninterrupted)
     assert not (tmp_path / 'interrupted.pth').exists()
+
+
+def test_resuming_with_other_data_stops_and_changes_nothing(data, uninterrupted, tmp_path):
+    other = write_coco_folder(tmp_path / 'other', num_train=5)
+    moved = shutil.copytree(data, tmp_path / 'moved')
+    work_dir = tmp_path / 'work'
+    work_dir.mkdir()
+    shutil.copyfile(uninterrupted / LAST, work_dir / LAST)
+    assert start_training(other, work_dir, MAX_EPOCHS) == 2
+    assert 'this run had 4 images (train), and there are 5' in output(work_dir)
+    assert {path.name for path in work_dir.glob('*.pth*')} == {LAST}
+    assert start_training(moved, work_dir, MAX_EPOCHS) == 0, output(work_dir)
+
+
+@pytest.mark.parametrize(
+    ('changed', 'said'),
+    [
+        (dict(classes=('a', 'c')), 'the classes a, b, and the data has a, c'),
+        (dict(digest=2), 'other images'),
+        (dict(), None),
+    ],
+)
+def test_what_counts_as_other_data(changed, said):
+    saved = dict(val=dict(classes=['a', 'b'], images=3, digest=1))
+    present = dict(val=dict(saved['val'], classes=('a', 'b')) | changed, train={})
+    if said is None:
+        require_same_data(saved, present)
+        return
+    with pytest.raises(UserError, match=said):
+        require_same_data(saved, present)
 
 
 def test_loader_workers_give_the_same_order_after_a_kill(data, uninterrupted, tmp_path):

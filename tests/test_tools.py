@@ -64,7 +64,7 @@ def trained(coco_folder, tmp_path_factory):
     flags = ['--amp', CONFIG, *data, '--auto-scale-lr', '--ema']
     done = tool('train', *flags, *QUICK, cwd=cwd)
     assert done.returncode == 0, done.stderr[-2000:]
-    return cwd, done.stdout + done.stderr, cwd / 'work_dirs' / CONFIG.stem / 'epoch_1.pth'
+    return cwd, done.stdout + done.stderr, cwd / 'work_dirs' / f'{CONFIG.stem}-coco' / 'epoch_1.pth'
 
 
 def test_training_logs_what_a_user_watches(trained):

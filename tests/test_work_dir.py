@@ -1,12 +1,19 @@
 """A work directory in the place of config and checkpoint."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.launch.work_dir import find_run
+from mmdet_mobileformer.launch.work_dir import (
+    default_work_dir,
+    find_run,
+    hold_work_dir,
+    make_work_dir,
+)
 
 
 def write_checkpoint(path, iteration=1, config='one', age=0):
@@ -80,3 +87,45 @@ def test_what_the_directory_lacks_is_said(work_dir):
         (work_dir / name).unlink()
     with pytest.raises(UserError, match='holds no config'):
         find_run([str(work_dir)])
+
+
+@pytest.mark.parametrize(
+    ('data_root', 'folder'),
+    [(None, 'one'), ('data/coco', 'one'), ('./data/coco/', 'one'), ('x/birds/', 'one-birds')],
+)
+def test_own_data_has_a_work_directory_of_its_own(data_root, folder):
+    assert default_work_dir('configs/one.py', 'data/coco/', data_root) == f'work_dirs/{folder}'
+
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], 'w')
+fcntl.lockf(file, fcntl.LOCK_EX)
+print('process 7 on sea', file=file, flush=True)
+print('held', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_trainings_share_no_work_directory(tmp_path):
+    lock = tmp_path / 'run' / '.lock'
+    hold_work_dir(str(lock.parent))
+    hold_work_dir(str(lock.parent))  # a second run of this process
+    assert f'process {os.getpid()}' in lock.read_text()
+    other = tmp_path / 'other'
+    other.mkdir()
+    command = [sys.executable, '-c', HOLDER, other / '.lock']
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, **pipes) as holder:
+        assert holder.stdout.readline() == 'held\n'
+        with pytest.raises(UserError, match=r'another training \(process 7 on sea\) runs in'):
+            hold_work_dir(str(other))
+        holder.kill()
+        holder.wait()
+    hold_work_dir(str(other))
+
+
+def test_a_work_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match=r'file/run cannot be written \(Not a directory\)'):
+        make_work_dir(str(tmp_path / 'file' / 'run'))

@@ -89,7 +89,9 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that training and testing share."""
     parser.add_argument(
-        '--work-dir', help='folder for logs and results; default work_dirs/<config>'
+        '--work-dir',
+        help='folder for logs and results; default work_dirs/<config>, with --data-root '
+        "work_dirs/<config>-<folder's name>",
     )
     parser.add_argument(
         '--data-root',

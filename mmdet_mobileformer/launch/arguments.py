@@ -16,6 +16,7 @@ from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
 from mmdet_mobileformer.launch.data_flags import set_classwise, set_data_root
 from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
+from mmdet_mobileformer.launch.work_dir import default_work_dir
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -62,8 +63,11 @@ def load_run_config(args: argparse.Namespace) -> Config:
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args)
-    name = os.path.splitext(os.path.basename(args.config))[0]
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
+    cfg.work_dir = (
+        args.work_dir
+        or cfg.get('work_dir')
+        or default_work_dir(args.config, cfg.get('data_root'), args.data_root)
+    )
     if args.data_root:
         set_data_root(cfg, args.data_root)
     if args.classwise:

@@ -16,7 +16,7 @@ from mmdet_mobileformer.launch import data_flags
 from mmdet_mobileformer.launch.arguments import build_runner, load_run_config
 from mmdet_mobileformer.launch.hardening import harden_loading
 from mmdet_mobileformer.launch.test_flags import set_test_time_augmentation, set_visualization
-from mmdet_mobileformer.launch.work_dir import find_run
+from mmdet_mobileformer.launch.work_dir import find_run, make_work_dir
 
 
 def test(args: argparse.Namespace) -> None:
@@ -60,6 +60,7 @@ def test(args: argparse.Namespace) -> None:
     # Training's list of images stays.
     harden_loading(cfg, ('test',), args.skip_bad_images, 'bad_images_of_test.txt')
     init_distributed(cfg, args.launcher)
+    on_main_process(make_work_dir, cfg.work_dir)
     on_main_process(run_data_check, cfg, ('test',))
     runner = build_runner(cfg)
     if args.fuse or args.compile:

@@ -11,6 +11,7 @@ from mmdet_mobileformer.launch import data_flags, train_flags
 from mmdet_mobileformer.launch.arguments import build_runner, load_run_config
 from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
 from mmdet_mobileformer.launch.pretrained import check_pretrained
+from mmdet_mobileformer.launch.work_dir import hold_work_dir
 
 
 def train(args: argparse.Namespace) -> None:
@@ -36,6 +37,7 @@ def train(args: argparse.Namespace) -> None:
     put_in = harden_training(cfg)
     put_in += harden_loading(cfg, skip_bad_images=args.skip_bad_images)
     init_distributed(cfg, args.launcher)
+    on_main_process(hold_work_dir, cfg.work_dir)
     if args.resume:
         train_flags.set_resume(cfg, args.resume)
     check_pretrained(cfg)

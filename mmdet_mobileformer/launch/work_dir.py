@@ -1,15 +1,86 @@
-"""A training's work directory in the place of its config and checkpoint."""
+"""Work directories: one a training, and in the place of its config and checkpoint afterwards."""
 
 from __future__ import annotations
 
 import os
 import re
+import socket
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data
 from mmdet_mobileformer.engine.resuming.find import find_resume_point, require_whole
 from mmdet_mobileformer.errors import UserError
+
+_held: list[
+    IO[str]
+] = []  # open as long as the process lives, since closing one gives its lock back
+
+
+def default_work_dir(config: str, own_root: str | None, data_root: str | None) -> str:
+    """``work_dirs/<config>``, with the folder's name behind it where the data is another's.
+
+    Args:
+        config: Path of the config.
+        own_root: The config's own ``data_root``.
+        data_root: Of ``--data-root``.
+    """
+    path = os.path.join('work_dirs', Path(config).stem)
+    if not data_root or (own_root and os.path.realpath(own_root) == os.path.realpath(data_root)):
+        return path
+    return f'{path}-{os.path.basename(os.path.realpath(data_root))}'
+
+
+def make_work_dir(path: str) -> None:
+    """Make a work directory where there is none.
+
+    Raises:
+        UserError: If it cannot be made or written to.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'the work directory {path} cannot be written ({error.strerror}); name another by '
+            '--work-dir.'
+        ) from None
+
+
+def hold_work_dir(path: str) -> None:
+    """Make a work directory this training's own, until its process ends.
+
+    The lock is the system's: it ends with the process however that ends, and loader workers do not
+    inherit it. Where the file system knows no locks, there is none.
+
+    Raises:
+        UserError: If another training holds it, or it cannot be written.
+    """
+    make_work_dir(path)
+    file = open(os.path.join(path, '.lock'), 'a+', encoding='utf-8')  # noqa: SIM115 (held open)
+    _held.append(file)
+    if fcntl is None:
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # what systems answer where it is taken
+        file.seek(0)
+        raise UserError(
+            f'another training ({file.read().strip() or "of unknown number"}) runs in {path}; wait '
+            'for its end, or give this one a folder of its own by --work-dir.'
+        ) from None
+    except OSError:
+        return
+    file.truncate(0)
+    print(f'process {os.getpid()} on {socket.gethostname()}', file=file, flush=True)
 
 
 def find_run(words: Sequence[str | None]) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 from mmdet_mobileformer.checkpoints.writing import PARTIAL_SUFFIX, write_durably
 from mmdet_mobileformer.engine.finite import check_weights
 from mmdet_mobileformer.engine.resuming.random_state import get_random_state, set_random_state
+from mmdet_mobileformer.engine.resuming.same_data import describe_data, require_same_data
 from mmdet_mobileformer.engine.resuming.train_loop import ResumableTrainLoop
 
 INTERRUPTED = 'interrupted.pth'
@@ -39,6 +40,7 @@ class DurableCheckpointHook(CheckpointHook):
     - ``inner_iter``: iterations of a begun epoch that are done, 0 between epochs,
     - ``iters_per_epoch``: the number that they are counted against,
     - ``validated``: whether the validation of the last epoch is done,
+    - ``data``: classes, number and digest of the images trained and validated on,
     - ``gradients``: those that wait for further iterations (``accumulative_counts``), by name; the
       mean of all processes.
 
@@ -61,6 +63,7 @@ class DurableCheckpointHook(CheckpointHook):
         self._resumed: dict[str, Any] | None = None
         self._random_states: list[dict] = []
         self._gradients: dict[str, Tensor] = {}
+        self._data: dict[str, dict] = {}
         self._state_before_val: dict[str, Any] | None = None
         self._inner_iter = 0
         self._validated = False
@@ -68,11 +71,13 @@ class DurableCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Prepare as mmengine does, and take up the state of a resumed checkpoint."""
         super().before_train(runner)
+        self._data = describe_data(runner)
         if is_main_process():
             for name in os.listdir(self.out_dir) if os.path.isdir(self.out_dir) else []:
                 if name.endswith('.pth' + PARTIAL_SUFFIX):  # left by a kill during writing
                     os.remove(os.path.join(self.out_dir, name))
         if self._resumed is not None:
+            require_same_data(self._resumed.get('data', {}), self._data)
             self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
             self._restore(runner, self._resumed)
             self._resumed = None
@@ -96,6 +101,7 @@ class DurableCheckpointHook(CheckpointHook):
                 inner_iter=self._inner_iter,
                 iters_per_epoch=len(runner.train_dataloader),
                 validated=self._validated,
+                data=self._data,
                 gradients=self._gradients,
             )
 
