@@ -95,8 +95,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--data-root',
-        help='folder in COCO layout (annotations/instances_{train,val}2017.json, train2017/, '
-        'val2017/) that replaces the data of every loader and evaluator',
+        help='folder in COCO format that replaces the data of every loader and evaluator: '
+        'annotations/instances_{train,val}2017.json, train2017/, val2017/; or as Roboflow writes '
+        'it, {train,valid,test}/_annotations.coco.json among the images',
     )
     parser.add_argument(
         '--classes', choices=['auto'], help='take the categories from the data, not the config'

@@ -5,39 +5,42 @@ All functions change the config in place and work on any mmdet config, this proj
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 
 from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from mmdet_mobileformer.config_tree import (
     SPLITS,
+    DataSource,
     data_sources,
     is_coco_metric,
     walk,
     walk_evaluators,
     walk_heads,
 )
+from mmdet_mobileformer.data_check.coco_file import is_background, read_json
+from mmdet_mobileformer.data_check.findings import listing
 from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch.data_layouts import find_annotations, how_to_convert
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
-    """Point every loader and evaluator at another folder in COCO layout.
+    """Point every loader and evaluator at another folder in COCO format.
 
     A file or folder that the config names relative to its own root is looked for under the new one;
-    where that is not there, COCO's standard names are taken:
-    ``annotations/instances_train2017.json`` and ``train2017/`` for training, those of ``val2017``
-    for validation and test. Data sets without an annotation file (ImageNet's) take the new root and
-    keep the folder under it.
+    where that is not there, the layouts that :func:`find_annotations` knows are. Data sets without
+    an annotation file (ImageNet's) take the new root and keep the folder under it.
 
     Args:
         cfg: The config.
         data_root: The folder.
 
     Raises:
-        UserError: If the folder does not exist, or a data set is not in COCO format.
+        UserError: If the folder does not exist, is in a layout that has to be converted, or a data
+            set of the config is not in COCO format.
     """
     if not os.path.isdir(data_root):
         raise UserError(f'--data-root {data_root} is not a folder; name one in COCO layout.')
@@ -55,7 +58,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
                     f'{cfg.filename} is {source.config["type"]}; use a config with CocoDataset.'
                 )
             before = source.ann_file
-            _move_dataset(source.config, data_root, 'train2017' if split == 'train' else 'val2017')
+            _move_dataset(source, data_root)
             annotations[os.path.normpath(before)] = source.ann_file
         if split == 'train' or not annotations:
             continue
@@ -65,15 +68,19 @@ def set_data_root(cfg: Config, data_root: str) -> None:
                 evaluator['ann_file'] = annotations.get(old, next(iter(annotations.values())))
 
 
-def _move_dataset(dataset: dict, data_root: str, standard: str) -> None:
+def _move_dataset(source: DataSource, data_root: str) -> None:
+    dataset = source.config
     ann_file, prefix = dataset['ann_file'], dict(dataset.get('data_prefix') or {})
     images = prefix.get('img', '')
-    here = not os.path.isabs(ann_file) and os.path.isfile(os.path.join(data_root, ann_file))
-    if not here:
-        ann_file = f'annotations/instances_{standard}.json'
-    folder_here = not os.path.isabs(images) and os.path.isdir(os.path.join(data_root, images))
-    if not (here and folder_here):
-        images = f'{standard}/'
+    kept = not os.path.isabs(ann_file) and os.path.isfile(os.path.join(data_root, ann_file))
+    if not (kept and not os.path.isabs(images) and os.path.isdir(os.path.join(data_root, images))):
+        found = find_annotations(data_root, source.split)
+        advice = None if kept or found else how_to_convert(data_root)
+        if advice:
+            raise UserError(advice)
+        name = 'train2017' if source.split == 'train' else 'val2017'
+        standard = f'annotations/instances_{name}.json', f'{name}/'
+        ann_file, images = (ann_file if kept else (found or standard)[0], (found or standard)[1])
     dataset['data_root'] = data_root
     dataset['ann_file'] = ann_file
     dataset['data_prefix'] = {**prefix, 'img': images}
@@ -82,24 +89,57 @@ def _move_dataset(dataset: dict, data_root: str, standard: str) -> None:
 def annotated_classes(cfg: Config) -> tuple[str, ...]:
     """Category names in the annotation file of the first data set, in the file's order.
 
+    Left out, with a note, are categories without annotation in any file that only name the others:
+    their supercategory, which Roboflow lists as a category, or the background.
+
     Raises:
         UserError: If there is no such file or it is not a COCO annotation file.
     """
-    for source in data_sources(cfg):
-        try:
-            with open(source.ann_file, encoding='utf-8') as file:
-                return tuple(category['name'] for category in json.load(file)['categories'])
-        except OSError:
-            raise UserError(
-                f'--classes auto cannot read the annotation file {source.ann_file}; '
-                'name its folder by --data-root.'
-            ) from None
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f'--classes auto finds no categories in {source.ann_file}; it must be a COCO '
-                'annotation file (JSON with images, annotations and categories).'
-            ) from None
-    raise UserError(f'--classes auto finds no data set with an annotation file in {cfg.filename}.')
+    files = list(dict.fromkeys(source.ann_file for source in data_sources(cfg)))
+    if not files:
+        raise UserError(
+            f'--classes auto finds no data set with an annotation file in {cfg.filename}.'
+        )
+    categories, used = _categories(files[0])
+    parents = {
+        category.get('supercategory')
+        for category in categories
+        if category.get('supercategory') != category['name']
+    }
+    unused = [
+        category
+        for category in categories
+        if category['id'] not in used
+        and (category['name'] in parents or is_background(category['name']))
+    ]
+    # Further files are read only where that matters: they may be large.
+    for file in files[1:] if unused else []:
+        used = _categories(file)[1] if os.path.isfile(file) else set()
+        unused = [category for category in unused if category['id'] not in used]
+    if unused:
+        print_log(
+            f'--classes auto leaves {listing(category["name"] for category in unused)} out: a name '
+            f'for the other categories of {files[0]}, without an annotation of its own.'
+        )
+    return tuple(category['name'] for category in categories if category not in unused)
+
+
+def _categories(ann_file: str) -> tuple[list[dict], set]:
+    """Categories of an annotation file, and the ids of those that have an annotation."""
+    try:
+        content = read_json(ann_file)
+        used = {annotation.get('category_id') for annotation in content.get('annotations') or []}
+        return [dict(category, name=category['name']) for category in content['categories']], used
+    except OSError:
+        raise UserError(
+            f'--classes auto cannot read the annotation file {ann_file}; '
+            'name its folder by --data-root.'
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f'--classes auto finds no categories in {ann_file}; it must be a COCO '
+            'annotation file (JSON with images, annotations and categories).'
+        ) from None
 
 
 def set_classes(cfg: Config, classes: Sequence[str]) -> None:
