@@ -11,7 +11,7 @@ WORK_DIR := work_dirs/retinanet_mf26m_shapes
 
 .DEFAULT_GOAL := env
 .PHONY: env env-official env-imagenet test test-official test-imagenet lint format docs drawings demo \
-	clean help
+	results clean help
 
 env: ## build .venv: torch, the onedl family of mmdet with a compiled mmcv, this project
 	@$(call make_env,default)
@@ -55,6 +55,11 @@ demo: env ## make the shapes data, train and test a small detector on it, draw w
 	.venv/bin/python tools/test.py $(CONFIG) "$$(cat $(WORK_DIR)/last_checkpoint)" \
 		--out $(WORK_DIR)/predictions.pkl
 	.venv/bin/python tools/demo_pictures.py $(CONFIG) $(WORK_DIR)/predictions.pkl
+
+results: env ## measure the tables of docs/results.md: hours on one core; DATA_ROOT=DIR is BCCD in COCO layout
+	@test -n "$(DATA_ROOT)" || { \
+		echo 'make results needs DATA_ROOT=DIR, BCCD in COCO layout: see docs/results.md' >&2; exit 1; }
+	.venv/bin/python tools/results.py run --data-root "$(DATA_ROOT)"
 
 clean: ## remove the environments and caches; data, checkpoints and work directories stay
 	rm -rf .venv .venv-official .venv-imagenet .pytest_cache .ruff_cache build site *.egg-info

@@ -1,0 +1,266 @@
+"""Measure what docs/results.md shows: ``python tools/results.py run --data-root DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import runpy
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from _command import run
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / 'docs' / 'results.md'
+FIGURES = ROOT / 'docs' / 'results.json'
+CURVES = ROOT / 'docs' / 'images' / 'results.png'
+# Loading in the trainer's own process: its time counts, and there is one core.
+QUIET = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val')]
+QUIET += [f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        name: What the table calls it, and its folder.
+        config: The config under ``configs/``.
+        data: 'bccd', 'bccd_wbc160' (made from it) or 'shapes'; one table each.
+        seeds: Number of trainings.
+        options: Further words for tools/train.py.
+    """
+
+    name: str
+    config: str
+    data: str = 'bccd'
+    seeds: int = 1
+    options: tuple[str, ...] = ()
+
+    def folder(self, root: Path, seed: int) -> Path:
+        """Work directory of one training."""
+        return root / self.data / self.name.lower().replace(' ', '_').replace(',', '') / str(seed)
+
+
+# The epochs of the configs make ten minutes of one core; the very small set has twenty.
+ROWS = (
+    Row('RetinaNet 52m', 'retinanet_mf52m_small.py', seeds=3),
+    Row('RetinaNet 26m', 'comparison/retinanet_mf26m.py'),
+    Row('RetinaNet MobileNetV2', 'comparison/retinanet_mobilenetv2.py'),
+    Row('FCOS MobileNetV2', 'comparison/fcos_mobilenetv2.py'),
+    Row('RTMDet-tiny', 'comparison/rtmdet_tiny.py'),
+    Row('YOLOX-tiny', 'comparison/yolox_tiny.py'),
+    Row('DINO ResNet-18', 'comparison/dino_r18.py'),
+    Row('RetinaNet 52m', 'retinanet_mf52m_small.py', 'bccd_wbc160', 3,
+        ('train_cfg.max_epochs=20', 'param_scheduler.1.end=20')),
+    Row('RetinaNet 26m', 'retinanet_mf26m_shapes.py', 'shapes', 3),
+)  # fmt: skip
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Measure the tables of docs/results.md')
+    commands = parser.add_subparsers(dest='command', required=True)
+    measure = commands.add_parser(
+        'run',
+        help='train every row that has no result yet, then write the tables: about ten minutes '
+        'of one core a training, hours in all; run again, it goes on where it stopped',
+    )
+    measure.add_argument('--data-root', required=True, help='folder of BCCD in COCO layout')
+    measure.add_argument(
+        '--rows', default='', help='only the rows whose data/name contains this, as bccd/YOLOX'
+    )
+    measure.add_argument('--seeds', type=int, default=9, help='at most so many trainings a row')
+    tables = commands.add_parser('tables', help='write the tables from the results that are there')
+    for command in (measure, tables):
+        command.add_argument('--work-dir', default='work_dirs/results', help='default %(default)s')
+    subset = commands.add_parser(
+        'subset', help='write the annotations of some images and the class of the largest objects'
+    )
+    subset.add_argument('data_root', help='folder in COCO layout')
+    subset.add_argument('out', help='folder of the subset; its images are links')
+    subset.add_argument('--images', type=int, default=160, help='training images, first by id')
+    train = commands.add_parser('train', help='tools/train.py, which notes AP and processor time')
+    train.add_argument('words', nargs=argparse.REMAINDER, help='words for tools/train.py')
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Do what the command says."""
+    if args.command == 'train':
+        train(args.words)
+    elif args.command == 'subset':
+        write_subset(Path(args.data_root), Path(args.out), args.images)
+    else:
+        work_dir = Path(args.work_dir)
+        if args.command == 'run':
+            measure_rows(work_dir, Path(args.data_root), args.rows, args.seeds)
+        write_tables(work_dir)
+
+
+def train(words: list[str]) -> None:
+    """Run tools/train.py with a hook that writes AP and the trainer's processor time.
+
+    ``result.json`` appears in the work directory when the training is complete: a list of epoch,
+    minutes of processor time (training and loading, not validation), AP, AP50 and AP75.
+    """
+    from mmdet.registry import HOOKS
+    from mmengine.hooks import Hook
+    from mmengine.runner import Runner
+
+    @HOOKS.register_module()
+    class NoteProcessorTime(Hook):
+        priority = 'LOWEST'
+
+        def before_train(self, runner: Runner) -> None:
+            self.seconds, self.points = 0.0, []
+
+        def before_train_epoch(self, runner: Runner) -> None:
+            self.start = time.process_time()
+
+        def after_train_epoch(self, runner: Runner) -> None:
+            self.seconds += time.process_time() - self.start
+
+        def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+            figures = {n: metrics[f'coco/bbox_m{n}'] for n in ('AP', 'AP_50', 'AP_75')}
+            minutes = round(self.seconds / 60, 2)
+            self.points.append(dict(epoch=runner.epoch, minutes=minutes, **figures))
+
+        def after_train(self, runner: Runner) -> None:
+            if runner.epoch == runner.max_epochs:
+                path = Path(runner.work_dir) / 'result.json'
+                path.write_text(json.dumps(self.points, indent=1) + '\n')
+
+    sys.argv = [str(ROOT / 'tools' / 'train.py'), *words]
+    runpy.run_path(sys.argv[0], run_name='__main__')
+
+
+def write_subset(data_root: Path, out: Path, num_images: int) -> None:
+    """Write a data set of few images and one class, the one whose objects are the largest.
+
+    Args:
+        data_root: Folder in COCO layout.
+        out: Folder of the new one. Its image folders are links.
+        num_images: Training images, the first by id; all validation images stay.
+
+    Raises:
+        UserError: If the annotation files are not there.
+    """
+    from mmdet_mobileformer.errors import UserError
+
+    (out / 'annotations').mkdir(parents=True, exist_ok=True)
+    largest = None
+    for split in ('train2017', 'val2017'):
+        source = data_root / 'annotations' / f'instances_{split}.json'
+        if not source.is_file():
+            raise UserError(f'{source} does not exist; name a folder in COCO layout.')
+        data = json.loads(source.read_text())
+        if largest is None:
+            areas = {category['id']: [0] for category in data['categories']}
+            for box in data['annotations']:
+                areas[box['category_id']].append(box['area'])
+            largest = max(areas, key=lambda category: statistics.mean(areas[category]))
+        images = sorted(data['images'], key=lambda image: image['id'])
+        data['images'] = images[:num_images] if split == 'train2017' else images
+        kept = {image['id'] for image in data['images']}
+        data['categories'] = [c for c in data['categories'] if c['id'] == largest]
+        data['annotations'] = [
+            box for box in data['annotations']
+            if box['image_id'] in kept and box['category_id'] == largest
+        ]  # fmt: skip
+        (out / 'annotations' / source.name).write_text(json.dumps(data))
+        link = out / split
+        if not link.exists():
+            link.symlink_to((data_root / split).resolve(), target_is_directory=True)
+        name, boxes = data['categories'][0]['name'], len(data['annotations'])
+        print(f'{split}: {len(data["images"])} images, {boxes} of class {name}')
+
+
+def measure_rows(work_dir: Path, data_root: Path, part: str, max_seeds: int) -> None:
+    """Train every row's seeds that have no ``result.json``, one after the other on one core."""
+    small, shapes = work_dir / 'data' / 'bccd_wbc160', Path('data/shapes')
+    roots = {'bccd': data_root, 'bccd_wbc160': small, 'shapes': shapes}
+    if not small.is_dir():
+        write_subset(data_root, small, 160)
+    chosen = [row for row in ROWS if part.lower() in f'{row.data}/{row.name}'.lower()]
+    if not shapes.is_dir() and any(row.data == 'shapes' for row in chosen):
+        subprocess.run([sys.executable, ROOT / 'tools' / 'make_shapes_dataset.py'], check=True)
+    runs = [(row, seed) for row in chosen for seed in range(min(row.seeds, max_seeds))]
+    for row, seed in runs:
+        folder = row.folder(work_dir, seed)
+        if (folder / 'result.json').is_file():
+            continue
+        print(f'{row.name} on {row.data}, seed {seed}: see {folder}/output.txt', flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        words = [ROOT / 'configs' / row.config, '--classes', 'auto', '--data-root', roots[row.data]]
+        words += ['--work-dir', folder, '--cfg-options', *QUIET, *row.options]
+        words += [f'randomness.seed={seed}', 'default_hooks.note.type=NoteProcessorTime']
+        command = [sys.executable, __file__, 'train', *map(str, words)]
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        with open(folder / 'output.txt', 'w', encoding='utf-8') as log:
+            code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
+        if code:
+            print(f'  ended with code {code}')
+        write_tables(work_dir)
+
+
+def write_tables(work_dir: Path) -> None:
+    """Bring docs/results.json up to date with the work directories, then the page and curves."""
+    figures = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}
+    for row in ROWS:
+        for seed in range(row.seeds):
+            path = row.folder(work_dir, seed) / 'result.json'
+            if path.is_file():
+                runs = figures.setdefault(row.data, {}).setdefault(row.name, {})
+                runs[str(seed)] = json.loads(path.read_text())
+    FIGURES.write_text(json.dumps(figures, indent=1) + '\n')
+    text = PAGE.read_text()
+    for data, rows in figures.items():
+        start, end = f'<!-- {data} -->\n', f'<!-- end of {data} -->'
+        before, _, rest = text.partition(start)
+        text = before + start + _table(rows) + end + rest.partition(end)[2]
+    PAGE.write_text(text)
+    draw_curves(figures)
+
+
+def _table(rows: dict[str, dict[str, list[dict]]]) -> str:
+    lines = ['| detector | epochs | minutes | AP | AP50 | AP75 |', '| --- ' * 6 + '|']
+    for name, runs in rows.items():
+        last = [points[-1] for points in runs.values()]
+        mean = {key: statistics.mean(point[key] for point in last) for key in last[0]}
+        aps = [point['AP'] for point in last]
+        note = f'{min(aps):.3f} to {max(aps):.3f}, {len(aps)} seeds' if aps[1:] else 'one run'
+        lines.append(
+            f'| {name} | {mean["epoch"]:.0f} | {mean["minutes"]:.1f} | {mean["AP"]:.3f} ({note}) '
+            f'| {mean["AP_50"]:.3f} | {mean["AP_75"]:.3f} |'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def draw_curves(figures: dict[str, dict]) -> None:
+    """Draw AP over minutes of processor time, a panel a data set, the seeds of a row averaged."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(figures), 4.2), layout='constrained')
+    panels = figure.subplots(1, len(figures), squeeze=False)[0]
+    for axes, (data, rows) in zip(panels, figures.items(), strict=True):
+        for name, runs in rows.items():
+            epochs = list(zip(*runs.values(), strict=True))
+            minutes, aps = (
+                [statistics.mean(point[key] for point in points) for points in epochs]
+                for key in ('minutes', 'AP')
+            )
+            axes.plot(minutes, aps, marker='o', markersize=3, label=name)
+        axes.set(title=data, xlabel='minutes of one core', ylabel='AP (validation)', ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize='small')
+    figure.savefig(CURVES, dpi=90)
+
+
+if __name__ == '__main__':
+    run(parse_args, main)
