@@ -1,0 +1,55 @@
+# Small data on a small machine: the end-to-end detector with anchored queries, from scratch or from
+# `--pretrained` weights, 320x240 images. For any folder in COCO layout:
+#   python tools/train.py configs/e2e_mf26m_small.py --data-root DIR --classes auto
+# On images this small 1/16 and 1/8 take the places of 1/32 and 1/16.
+_base_ = [
+    '_base_/models/e2e_anchored_mf508m.py',
+    '_base_/datasets/small_detection.py',
+    '_base_/schedules/schedule_anchored.py',
+    '_base_/default_runtime.py',
+]
+
+model = dict(
+    num_queries=50,
+    backbone=dict(
+        arch='26m',
+        out_indices=(2, 3),
+        norm_cfg=dict(requires_grad=True),
+        norm_eval=False,
+        init_cfg=None,
+    ),
+    neck=dict(in_channels=[24, 64], out_channels=128),
+    decoder=dict(
+        embed_dims=128,
+        scales=[
+            dict(num_blocks=2, mobile='attention', mid_channels=256),  # 1/16
+            dict(num_blocks=2, mobile='lite', mid_channels=256, proposal_maps=1),  # 1/8
+        ],
+    ),
+    bbox_head=dict(embed_dims=128),
+    test_cfg=dict(max_per_img=50),
+)
+
+# From random weights the backbone learns as fast as the rest.
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys={
+            'backbone': dict(lr_mult=1.0),
+            'backbone.tokens': dict(lr_mult=1.0, decay_mult=0.0),
+        }
+    )
+)
+max_epochs = 18
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(
+        type='CosineAnnealingLR',
+        begin=0,
+        end=max_epochs,
+        eta_min_ratio=0.02,
+        convert_to_iter_based=True,
+    ),
+]
+auto_scale_lr = dict(base_batch_size=4)
+default_hooks = dict(logger=dict(interval=10))
