@@ -1,11 +1,11 @@
 # 50 epochs of 8 GPUs x 2 images, for anchored queries (our decision): DETR's rates, a tenth of both
 # in the last fifth, as DAB-DETR and Deformable DETR train (Liu et al., ICLR 2022).
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=50, val_interval=5)
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=50, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='FiniteOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
     paramwise_cfg=dict(
         custom_keys={
