@@ -39,7 +39,7 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def data(tmp_path):
-    return write_coco_folder(tmp_path / 'coco', num_train=2, num_val=1)
+    return write_coco_folder(tmp_path / 'coco', num_train=2, num_val=2)
 
 
 def add_image(root, name, pixels, boxes=((4, 4, 30, 30),), width=None, height=None, **annotation):
@@ -159,11 +159,15 @@ def test_broken_image_stops_by_default_and_is_listed_when_skipped(data, tmp_path
         {f'test_{name}': cfg[f'val_{name}'] for name in ('dataloader', 'evaluator')}
     )
     cfg.test_cfg = dict()
+    cfg.default_hooks.visualization = dict(type='DetVisualizationHook')
+    cfg.visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
     cfg.dump(tmp_path / 'tiny.py')
     report = tmp_path / 'work' / 'bad_images_of_test.txt'
     report.write_text('of-an-earlier-run.png\tbroken\n')
     checkpoint = tmp_path / 'work' / 'epoch_1.pth'
-    assert run_tool('test', tmp_path / 'tiny.py', checkpoint, '--skip-bad-images') == 0
+    flags = ['--skip-bad-images', '--show-dir', tmp_path / 'pictures']
+    assert run_tool('test', tmp_path / 'tiny.py', checkpoint, *flags) == 0
+    assert [path.stem for path in (tmp_path / 'pictures').iterdir()] == ['11']
     assert (tmp_path / 'work' / 'bad_images.txt').read_text() == listed
     (line,) = report.read_text().splitlines()
     assert '10.png' in line

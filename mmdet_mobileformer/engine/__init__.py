@@ -18,7 +18,11 @@ from mmdet_mobileformer.engine.finite import (
     FiniteLossHook,
     FiniteOptimWrapper,
 )
-from mmdet_mobileformer.engine.images import BadImageReportHook, LoadWholeImage
+from mmdet_mobileformer.engine.images import (
+    BadImageReportHook,
+    LoadWholeImage,
+    SkippingVisualizationHook,
+)
 from mmdet_mobileformer.engine.memory_log import MemoryLogProcessor
 from mmdet_mobileformer.engine.metric import FullCocoMetric
 from mmdet_mobileformer.engine.resuming.checkpoint_hook import DurableCheckpointHook
@@ -49,5 +53,6 @@ __all__ = [
     'ResumableBatchSampler',
     'ResumableTrainLoop',
     'SameStatisticsHook',
+    'SkippingVisualizationHook',
     'TerminationHook',
 ]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
+from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.registry import TRANSFORMS
+from mmdet.structures import DetDataSample
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -177,3 +180,34 @@ class BadImageReportHook(Hook):
         if len(found) > SHOWN:
             lines.append(f'  and {len(found) - SHOWN} more, all in {self.report_file}.')
         runner.logger.warning('\n'.join(lines) if found else 'No image had to be passed over.')
+
+
+@HOOKS.register_module()
+class SkippingVisualizationHook(DetVisualizationHook):
+    """mmdet's DetVisualizationHook, which draws no image that cannot be read.
+
+    It reads the images itself, whatever the pipeline put in the place of an unreadable one.
+    """
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
+    ) -> None:
+        """Draw the first image of a batch."""
+        if self.draw and _readable(outputs[:1]):
+            super().after_val_iter(runner, batch_idx, data_batch, outputs)
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
+    ) -> None:
+        """Draw all images of a batch."""
+        if self.draw:
+            super().after_test_iter(runner, batch_idx, data_batch, _readable(outputs))
+
+
+def _readable(samples: Sequence[DetDataSample]) -> list[DetDataSample]:
+    found = []
+    for sample in samples:
+        with suppress(Exception):
+            read_image(sample.img_path)
+            found.append(sample)
+    return found

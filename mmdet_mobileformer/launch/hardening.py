@@ -13,6 +13,7 @@ OptimWrapper, AmpOptimWrapper       FiniteOptimWrapper, FiniteAmpOptimWrapper
 HungarianAssigner                   FiniteHungarianAssigner
 LoadImageFromFile                   LoadWholeImage
 activation_checkpointing            RecomputeHook
+DetVisualizationHook                SkippingVisualizationHook (--skip-bad-images)
 (nothing)                           FiniteLossHook, CheckpointFitHook, SameStatisticsHook
 ==================================  ========================================================
 
@@ -112,6 +113,8 @@ def harden_loading(
                 node.pop(setting, None)
     if skip_bad_images:
         add_hook(cfg, 'BadImageReportHook', report_file=report_file)
+        for hook in _hooks(cfg):
+            _replace(hook, 'DetVisualizationHook', 'SkippingVisualizationHook')
         cfg.data_check = dict(cfg.get('data_check') or {}, bad_images='skip')
     return done
 
