@@ -4,13 +4,15 @@ import pytest
 import torch
 from coco_folder import CLASSES, annotation_file, write_coco_folder
 from mmdet.datasets import CocoDataset
+from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from tiny_detector import retinanet
 
 from mmdet_mobileformer.config_tree import DataSource, data_sources, walk_heads
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch import data_flags, train_flags
-from mmdet_mobileformer.launch.pretrained import check_pretrained
+from mmdet_mobileformer.launch.pretrained import check_pretrained, set_pretrained
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -208,3 +210,26 @@ def test_classwise_amp_resume_and_lr_scaling(tmp_path):
     cfg.optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
     train_flags.set_amp(cfg, 'bf16')
     assert cfg.optim_wrapper == dict(type='BFloat16OptimWrapper')
+
+
+@pytest.mark.parametrize('layout', ['detector', 'backbone', 'bare'])
+def test_any_config_begins_with_a_file_of_backbone_weights(tmp_path, layout):
+    detector = MODELS.build(retinanet())
+    weights = detector.state_dict() if layout == 'detector' else detector.backbone.state_dict()
+    weights = {name: torch.full_like(value, 0.25) for name, value in weights.items()}
+    classes = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(
+        weights if layout == 'bare' else dict(state_dict=weights, meta=classes), tmp_path / 'a.pth'
+    )
+    cfg = Config(dict(model=retinanet()))
+    assert 'init_cfg' not in cfg.model.backbone
+    said = set_pretrained(cfg, str(tmp_path / 'a.pth'))
+    left_out = 'its bbox_head, neck, trained for 3 classes, stays out'
+    assert (left_out in said) == (layout == 'detector')
+    detector = MODELS.build(cfg.model)
+    detector.init_weights()
+    assert all((value == 0.25).all() for value in detector.backbone.parameters())
+    assert not all((value == 0.25).all() for value in detector.bbox_head.parameters())
+    cfg.load_from = 'other.pth'
+    with pytest.raises(UserError, match='would be overwritten by load_from=other'):
+        set_pretrained(cfg, str(tmp_path / 'a.pth'))

@@ -13,6 +13,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     add_common_arguments(parser)
     parser.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help="train N epochs, with the config's whole schedule scaled",
+    )
+    parser.add_argument(
+        '--pretrained',
+        metavar='FILE',
+        help="begin with this file's backbone: a converted ImageNet checkpoint, or any detector's",
+    )
+    parser.add_argument(
         '--from-scratch',
         action='store_true',
         help='start from random weights: no pretrained file, normalisation statistics learn',

@@ -32,6 +32,7 @@ from mmdet_mobileformer.engine.resuming.train_loop import (
     ResumableBatchSampler,
     ResumableTrainLoop,
 )
+from mmdet_mobileformer.engine.warmup import WarmupLR
 
 __all__ = [
     'AccelerationHook',
@@ -55,4 +56,5 @@ __all__ = [
     'SameStatisticsHook',
     'SkippingVisualizationHook',
     'TerminationHook',
+    'WarmupLR',
 ]

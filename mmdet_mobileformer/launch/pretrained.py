@@ -8,6 +8,8 @@ import re
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
+from mmdet_mobileformer.checkpoints import load_checkpoint_as_data, select_state_dict
+from mmdet_mobileformer.checkpoints.compare import classes_of
 from mmdet_mobileformer.config_tree import walk
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.hardening import require_in_checkpoint
@@ -35,6 +37,45 @@ def check_pretrained(cfg: Config) -> None:
                     require_in_checkpoint(cfg, part)
             elif _missing(item):
                 raise UserError(_advice(f'{path}.init_cfg', item['checkpoint'], cfg.filename))
+
+
+def set_pretrained(cfg: Config, path: str) -> str:
+    """Let every backbone begin with the weights of a file, whatever the config says.
+
+    Args:
+        cfg: The config, changed in place.
+        path: A converted ImageNet checkpoint, a detector's (its ``backbone.*`` is taken), or a
+            state dict of the backbone.
+
+    Returns:
+        A sentence that says what is taken from the file.
+
+    Raises:
+        UserError: If the file cannot be read as data, the config has no backbone, or it loads other
+            weights over those.
+    """
+    if cfg.get('load_from'):
+        raise UserError(
+            f'--pretrained {path} would be overwritten by load_from={cfg.load_from} of '
+            f'{cfg.filename}; leave one of them out (--cfg-options load_from=None).'
+        )
+    checkpoint = load_checkpoint_as_data(path)
+    _, weights = select_state_dict(checkpoint, path)
+    whole = any(name.startswith('backbone.') for name in weights)
+    backbones = [node for name, node in walk(cfg.model, 'model') if name.endswith('backbone')]
+    if not backbones:
+        raise UserError(f'--pretrained {path} needs a model with a backbone in {cfg.filename}.')
+    for node in backbones:
+        node['init_cfg'] = dict(type='Pretrained', checkpoint=path)
+        if whole:
+            node['init_cfg']['prefix'] = 'backbone.'
+        if 'pretrained' in node:
+            node['pretrained'] = None
+    rest = sorted({name.split('.')[0] for name in weights} - {'backbone'}) if whole else ()
+    trained = len(classes_of(checkpoint))
+    of_classes = f', trained for {trained} classes,' if trained else ''
+    left_out = f'; its {", ".join(rest)}{of_classes} stays out' if rest else ''
+    return f'--pretrained: the backbone begins with the weights of {path}{left_out}.'
 
 
 def _missing(init_cfg: dict | None) -> bool:

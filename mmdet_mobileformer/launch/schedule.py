@@ -1,0 +1,114 @@
+"""``--epochs``: the whole schedule of a config, scaled to another number of epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdet_mobileformer.config_tree import names_class, walk
+from mmdet_mobileformer.errors import UserError
+
+WARMUP_SHARE = 0.1  # of the run, at most
+_WARMUPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR', 'WarmupLR')
+_MOMENTS = ('begin', 'end', 'T_max', 'step_size', 'total_steps', 'milestones', 'periods')
+_HOOK_MOMENTS = ('switch_epoch', 'num_last_epochs', 'begin_epoch')
+_FOREVER = 1 << 30  # what mmengine calls INF
+
+
+def set_epochs(cfg: Config, epochs: int) -> None:
+    """Train a number of epochs, with every moment of the schedule where it was in proportion.
+
+    Milestones, begin and end of each schedule of learning rate and momentum, and the epochs at
+    which hooks switch are scaled. A warm-up keeps its iterations, but takes no more than a tenth of
+    the run. Validations stay as many where the run becomes shorter, and as frequent where it
+    becomes longer.
+
+    Args:
+        cfg: The config, changed in place.
+        epochs: The number.
+
+    Raises:
+        UserError: If the number is not positive, or the config trains by iterations.
+    """
+    if epochs < 1:
+        raise UserError(f'--epochs {epochs} must be at least 1.')
+    loop = cfg.train_cfg
+    if not loop.get('max_epochs'):
+        raise UserError(
+            f'--epochs needs a config that trains by epochs, and {cfg.filename} trains '
+            f'{loop.get("max_iters")} iterations; give these and the milestones by --cfg-options '
+            'train_cfg.max_iters=N.'
+        )
+    share = epochs / loop.max_epochs
+    loop.max_epochs = epochs
+    if 'max_epochs' in cfg:
+        cfg.max_epochs = epochs
+    if loop.get('val_interval'):
+        loop.val_interval = _whole(loop.val_interval * min(1, share))
+    if loop.get('val_begin'):
+        loop.val_begin = _whole(loop.val_begin * share)
+    if loop.get('dynamic_intervals'):
+        loop.dynamic_intervals = [
+            (_whole(begin * share), _whole(interval * min(1, share)))
+            for begin, interval in loop.dynamic_intervals
+        ]
+    for schedule in list(_schedules(cfg.get('param_scheduler'))):
+        _scale(schedule, share, epochs)
+    for _, hook in walk(list(cfg.get('custom_hooks') or [])):
+        for name in set(_HOOK_MOMENTS) & set(hook):
+            hook[name] = _whole(hook[name] * share)
+
+
+def _schedules(node: Any) -> Iterator[dict]:  # noqa: ANN401 (dict, list, or dict of those)
+    """Each schedule, of several optimisers too."""
+    yield from (schedule for _, schedule in walk(node) if 'type' in schedule)
+
+
+def _scale(schedule: dict, share: float, epochs: int) -> None:
+    """Scale one schedule, in place; a warm-up is one that begins with the run and grows."""
+    longest = WARMUP_SHARE * epochs
+    by_epoch = schedule.get('by_epoch', True)
+    warmup = not schedule.get('begin') and any(names_class(schedule, name) for name in _WARMUPS)
+    warmup &= schedule.get('start_factor', 0) < schedule.get('end_factor', 1)
+    if warmup and names_class(schedule, 'WarmupLR'):  # of a config that --epochs made
+        schedule['end'] = longest
+        return
+    if warmup and not by_epoch and names_class(schedule, 'LinearLR'):
+        iterations = schedule.get('end', _FOREVER)
+        _become_warmup(schedule, longest, iterations=iterations)
+        return
+    exact = schedule.get('convert_to_iter_based', False)
+    for name in set(_MOMENTS) & set(schedule):
+        value = schedule[name]
+        if isinstance(value, (list, tuple)):
+            schedule[name] = sorted({_scaled(item, share, exact) for item in value})
+        elif value is not None:
+            schedule[name] = _scaled(value, share, exact)
+    if warmup and by_epoch and longest < schedule.get('end', 0) < _FOREVER:
+        if names_class(schedule, 'LinearLR'):
+            _become_warmup(schedule, longest)
+        else:
+            schedule['end'] = _tidy(longest) if exact else _whole(longest)
+
+
+def _become_warmup(schedule: dict, longest: float, **iterations: int) -> None:
+    for name in ('begin', 'by_epoch'):
+        schedule.pop(name, None)
+    schedule.update(type='WarmupLR', end=_tidy(longest), convert_to_iter_based=True, **iterations)
+
+
+def _scaled(value: float, share: float, exact: bool) -> float:
+    if value <= 0 or value >= _FOREVER:
+        return value
+    return _tidy(value * share) if exact else _whole(value * share)
+
+
+def _whole(value: float) -> int:
+    return max(1, round(value))
+
+
+def _tidy(value: float) -> float:
+    """An integer where it is one, else few digits: configs are read by people."""
+    return int(value) if value == int(value) else round(value, 4)
