@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import runpy
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +18,11 @@ PAGE = ROOT / 'docs' / 'results.md'
 FIGURES = ROOT / 'docs' / 'results.json'
 CURVES = ROOT / 'docs' / 'images' / 'results.png'
 # Loading in the trainer's own process: its time counts, and there is one core.
-QUIET = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val')]
-QUIET += [f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')]
+SETTINGS = [
+    'default_hooks.processor_time.type=ProcessorTimeHook',
+    *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val')),
+    *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')),
+]
 
 
 @dataclass(frozen=True)
@@ -85,59 +86,18 @@ def parse_args() -> argparse.Namespace:
     subset.add_argument('data_root', help='folder in COCO layout')
     subset.add_argument('out', help='folder of the subset; its images are links')
     subset.add_argument('--images', type=int, default=160, help='training images, first by id')
-    train = commands.add_parser('train', help='tools/train.py, which notes AP and processor time')
-    train.add_argument('words', nargs=argparse.REMAINDER, help='words for tools/train.py')
     return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
     """Do what the command says."""
-    if args.command == 'train':
-        train(args.words)
-    elif args.command == 'subset':
+    if args.command == 'subset':
         write_subset(Path(args.data_root), Path(args.out), args.images)
     else:
         work_dir = Path(args.work_dir)
         if args.command == 'run':
             measure_rows(work_dir, Path(args.data_root), args.rows, args.seeds)
         write_tables(work_dir)
-
-
-def train(words: list[str]) -> None:
-    """Run tools/train.py with a hook that writes AP and the trainer's processor time.
-
-    ``result.json`` appears in the work directory when the training is complete: a list of epoch,
-    minutes of processor time (training and loading, not validation), AP, AP50 and AP75.
-    """
-    from mmdet.registry import HOOKS
-    from mmengine.hooks import Hook
-    from mmengine.runner import Runner
-
-    @HOOKS.register_module()
-    class NoteProcessorTime(Hook):
-        priority = 'LOWEST'
-
-        def before_train(self, runner: Runner) -> None:
-            self.seconds, self.points = 0.0, []
-
-        def before_train_epoch(self, runner: Runner) -> None:
-            self.start = time.process_time()
-
-        def after_train_epoch(self, runner: Runner) -> None:
-            self.seconds += time.process_time() - self.start
-
-        def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-            figures = {n: metrics[f'coco/bbox_m{n}'] for n in ('AP', 'AP_50', 'AP_75')}
-            minutes = round(self.seconds / 60, 2)
-            self.points.append(dict(epoch=runner.epoch, minutes=minutes, **figures))
-
-        def after_train(self, runner: Runner) -> None:
-            if runner.epoch == runner.max_epochs:
-                path = Path(runner.work_dir) / 'result.json'
-                path.write_text(json.dumps(self.points, indent=1) + '\n')
-
-    sys.argv = [str(ROOT / 'tools' / 'train.py'), *words]
-    runpy.run_path(sys.argv[0], run_name='__main__')
 
 
 def write_subset(data_root: Path, out: Path, num_images: int) -> None:
@@ -182,7 +142,7 @@ def write_subset(data_root: Path, out: Path, num_images: int) -> None:
 
 
 def measure_rows(work_dir: Path, data_root: Path, part: str, max_seeds: int) -> None:
-    """Train every row's seeds that have no ``result.json``, one after the other on one core."""
+    """Train every row's seeds that are not complete, one after the other, with one thread."""
     small, shapes = work_dir / 'data' / 'bccd_wbc160', Path('data/shapes')
     roots = {'bccd': data_root, 'bccd_wbc160': small, 'shapes': shapes}
     if not small.is_dir():
@@ -193,14 +153,14 @@ def measure_rows(work_dir: Path, data_root: Path, part: str, max_seeds: int) -> 
     runs = [(row, seed) for row in chosen for seed in range(min(row.seeds, max_seeds))]
     for row, seed in runs:
         folder = row.folder(work_dir, seed)
-        if (folder / 'result.json').is_file():
+        if points_of(folder):
             continue
         print(f'{row.name} on {row.data}, seed {seed}: see {folder}/output.txt', flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        words = [ROOT / 'configs' / row.config, '--classes', 'auto', '--data-root', roots[row.data]]
-        words += ['--work-dir', folder, '--cfg-options', *QUIET, *row.options]
-        words += [f'randomness.seed={seed}', 'default_hooks.note.type=NoteProcessorTime']
-        command = [sys.executable, __file__, 'train', *map(str, words)]
+        words = [ROOT / 'tools' / 'train.py', ROOT / 'configs' / row.config, '--resume']
+        words += ['--classes', 'auto', '--data-root', roots[row.data], '--work-dir', folder]
+        words += ['--cfg-options', f'randomness.seed={seed}', *SETTINGS, *row.options]
+        command = [sys.executable, *map(str, words)]
         environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
         with open(folder / 'output.txt', 'w', encoding='utf-8') as log:
             code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
@@ -209,15 +169,20 @@ def measure_rows(work_dir: Path, data_root: Path, part: str, max_seeds: int) -> 
         write_tables(work_dir)
 
 
+def points_of(folder: Path) -> list[dict]:
+    """What ProcessorTimeHook wrote in a run that is complete, else nothing."""
+    path = folder / 'processor_time.json'
+    result = json.loads(path.read_text()) if path.is_file() else {}
+    return result['points'] if result.get('complete') else []
+
+
 def write_tables(work_dir: Path) -> None:
     """Bring docs/results.json up to date with the work directories, then the page and curves."""
     figures = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}
     for row in ROWS:
         for seed in range(row.seeds):
-            path = row.folder(work_dir, seed) / 'result.json'
-            if path.is_file():
-                runs = figures.setdefault(row.data, {}).setdefault(row.name, {})
-                runs[str(seed)] = json.loads(path.read_text())
+            if points := points_of(row.folder(work_dir, seed)):
+                figures.setdefault(row.data, {}).setdefault(row.name, {})[str(seed)] = points
     FIGURES.write_text(json.dumps(figures, indent=1) + '\n')
     text = PAGE.read_text()
     for data, rows in figures.items():

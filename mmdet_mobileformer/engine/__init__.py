@@ -25,6 +25,7 @@ from mmdet_mobileformer.engine.images import (
 )
 from mmdet_mobileformer.engine.memory_log import MemoryLogProcessor
 from mmdet_mobileformer.engine.metric import FullCocoMetric
+from mmdet_mobileformer.engine.processor_time import ProcessorTimeHook
 from mmdet_mobileformer.engine.resuming.checkpoint_hook import DurableCheckpointHook
 from mmdet_mobileformer.engine.resuming.termination import TerminationHook
 from mmdet_mobileformer.engine.resuming.train_loop import (
@@ -50,6 +51,7 @@ __all__ = [
     'LoadWholeImage',
     'MemoryLogProcessor',
     'NamingIterBasedTrainLoop',
+    'ProcessorTimeHook',
     'RecomputeHook',
     'ResumableBatchSampler',
     'ResumableTrainLoop',
