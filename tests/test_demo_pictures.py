@@ -2,16 +2,20 @@
 
 import json
 import pickle
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from coco_folder import CLASSES, write_coco_folder
+from mmengine.config import Config
+from run_tool import run_tool
 
+from mmdet_mobileformer.analysis.pictures import draw_curves, read_scalars, set_classes_of_data
+from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.datasets import ShapesSpec, write_shapes_dataset
+from mmdet_mobileformer.launch.data_flags import set_data_root
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/retinanet_mf26m_shapes.py'
@@ -22,21 +26,6 @@ TRAINING = [
     dict(loss=1.0, loss_cls=0.6, loss_bbox=0.4, epoch=2, iter=20, step=20),
     {'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_50': 0.6, 'coco/bbox_mAP_75': 0.45, 'step': 2},
 ]
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """Runs tools/demo_pictures.py; returns its exit code and what it said."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['demo_pictures.py', *map(str, arguments)])
-        try:
-            runpy.run_path(str(ROOT / 'tools/demo_pictures.py'), run_name='__main__')
-        except SystemExit as ended:
-            return ended.code, capsys.readouterr().err
-        return 0, capsys.readouterr().out
-
-    return run
 
 
 @pytest.fixture
@@ -68,9 +57,8 @@ def arguments_for(folder, *more):
     )
 
 
-def test_predictions_stand_on_the_right_when_they_are_sure(tool, run_folder):
-    code, said = tool(*arguments_for(run_folder, '--num-images', 3))
-    assert code == 0, said
+def test_predictions_stand_on_the_right_when_they_are_sure(run_folder):
+    assert run_tool('demo_pictures', *arguments_for(run_folder, '--num-images', 3)) == 0
     sheet = cv2.imread(str(run_folder / 'work/pictures/predictions.png')).astype(int)
     for i in range(3):
         image = cv2.imread(str(run_folder / f'shapes/val2017/{i + 1:012d}.jpg')).astype(int)
@@ -81,15 +69,19 @@ def test_predictions_stand_on_the_right_when_they_are_sure(tool, run_folder):
         assert not changed[:, 75:].any()
 
 
-def test_curves_show_the_training(tool, run_folder):
-    tool(*arguments_for(run_folder))
-    draw_curves = runpy.run_path(str(ROOT / 'tools/demo_pictures.py'))['draw_curves']
-    log = next((run_folder / 'work').rglob('scalars.json'))
-    loss_axes, ap_axes = draw_curves(log).axes
-    curves = {line.get_label(): line.get_xydata().tolist() for line in loss_axes.lines}
-    assert curves['loss'] == [[10, 2.0], [20, 1.0]]
-    curves = {line.get_label(): line.get_xydata().tolist() for line in ap_axes.lines}
-    assert curves == {
+def curves(work_dir):
+    loss_axes, ap_axes = draw_curves(read_scalars(work_dir)).axes
+    return [
+        {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        for axes in (loss_axes, ap_axes)
+    ]
+
+
+def test_curves_show_the_training(run_folder):
+    assert run_tool('demo_pictures', *arguments_for(run_folder)) == 0
+    losses, precisions = curves(run_folder / 'work')
+    assert losses['loss'] == [[10, 2.0], [20, 1.0]]
+    assert precisions == {
         'AP': [[1, 0.1], [2, 0.4]],
         'AP50': [[1, 0.3], [2, 0.6]],
         'AP75': [[1, 0.05], [2, 0.45]],
@@ -97,11 +89,36 @@ def test_curves_show_the_training(tool, run_folder):
     assert cv2.imread(str(run_folder / 'work/pictures/curves.png')).std() > 0
 
 
-def test_what_is_missing_is_named(tool, run_folder):
+def add_log(run_folder, day, entries):
+    log = run_folder / f'work/202601{day:02}_000000/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('\n'.join(map(json.dumps, entries)))
+
+
+def test_curves_show_a_resumed_training_whole(run_folder):
+    resumed = [dict(loss=1.1, epoch=2, step=20), dict(loss=0.5, epoch=3, step=30)]
+    add_log(run_folder, 2, [*resumed, {'coco/bbox_mAP': 0.5, 'step': 3}])
+    add_log(run_folder, 3, [{'coco/bbox_mAP': 0.9, 'step': 0}])  # of an evaluation
+    losses, precisions = curves(run_folder / 'work')
+    assert losses['loss'] == [[10, 2.0], [20, 1.1], [30, 0.5]]
+    assert precisions['AP'] == [[1, 0.1], [2, 0.4], [3, 0.5]]
+    add_log(run_folder, 4, [dict(loss=3.0, epoch=1, step=10)])  # another training
+    losses, precisions = curves(run_folder / 'work')
+    assert losses['loss'] == [[10, 3.0]] and not precisions
+
+
+def test_own_data_is_labelled_with_its_classes(tmp_path):
+    """A config made for COCO, and data of other classes."""
+    cfg = Config.fromfile(ROOT / 'configs/retinanet_mf52m_small.py')
+    set_data_root(cfg, str(write_coco_folder(tmp_path / 'coco')))
+    set_classes_of_data(cfg)
+    assert next(data_sources(cfg, 'test')).classes == CLASSES
+
+
+def test_what_is_missing_is_named(run_folder, capsys):
     def refusal(*arguments):
-        code, said = tool(*arguments)
-        assert code not in (0, None)
-        return said.strip().splitlines()[-1]
+        assert run_tool('demo_pictures', *arguments) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
 
     good = arguments_for(run_folder)
     assert 'no.pkl do not exist' in refusal(CONFIG, 'no.pkl', *good[2:])

@@ -139,7 +139,7 @@ def test_classes_of_a_file_that_is_not_coco_are_refused(root):
     with pytest.raises(UserError, match='instances_train2017'):
         data_flags.annotated_classes(cfg)
     annotation_file(root).unlink()
-    with pytest.raises(UserError, match='cannot read'):
+    with pytest.raises(UserError, match='cannot be read'):
         data_flags.annotated_classes(cfg)
 
 

@@ -1,4 +1,4 @@
-"""Cost and speed of models: MACs and parameters, time, memory, peers from mmdet, the report.
+"""Cost and speed of models, peers from mmdet, the report, and the pictures of a training.
 
 The top floor of the package: it may import every other room, and none imports it.
 """

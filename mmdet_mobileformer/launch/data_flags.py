@@ -100,7 +100,7 @@ def annotated_classes(cfg: Config) -> tuple[str, ...]:
         raise UserError(
             f'--classes auto finds no data set with an annotation file in {cfg.filename}.'
         )
-    categories, used = _categories(files[0])
+    categories, used = read_categories(files[0])
     parents = {
         category.get('supercategory')
         for category in categories
@@ -114,7 +114,7 @@ def annotated_classes(cfg: Config) -> tuple[str, ...]:
     ]
     # Further files are read only where that matters: they may be large.
     for file in files[1:] if unused else []:
-        used = _categories(file)[1] if os.path.isfile(file) else set()
+        used = read_categories(file)[1] if os.path.isfile(file) else set()
         unused = [category for category in unused if category['id'] not in used]
     if unused:
         print_log(
@@ -124,20 +124,24 @@ def annotated_classes(cfg: Config) -> tuple[str, ...]:
     return tuple(category['name'] for category in categories if category not in unused)
 
 
-def _categories(ann_file: str) -> tuple[list[dict], set]:
-    """Categories of an annotation file, and the ids of those that have an annotation."""
+def read_categories(ann_file: str) -> tuple[list[dict], set]:
+    """Categories of an annotation file, and the ids of those that have an annotation.
+
+    Raises:
+        UserError: If it cannot be read or is no COCO annotation file.
+    """
     try:
         content = read_json(ann_file)
         used = {annotation.get('category_id') for annotation in content.get('annotations') or []}
         return [dict(category, name=category['name']) for category in content['categories']], used
     except OSError:
         raise UserError(
-            f'--classes auto cannot read the annotation file {ann_file}; '
+            f'the annotation file {ann_file} cannot be read, so its categories are unknown; '
             'name its folder by --data-root.'
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f'--classes auto finds no categories in {ann_file}; it must be a COCO '
+            f'{ann_file} has no categories; it must be a COCO '
             'annotation file (JSON with images, annotations and categories).'
         ) from None
 
