@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -34,33 +35,49 @@ class Row:
         config: The config under ``configs/``.
         data: 'bccd', 'bccd_wbc160' (made from it) or 'shapes'; one table each.
         seeds: Number of trainings.
-        options: Further words for tools/train.py.
+        words: Further words for tools/train.py.
+        options: Settings that replace those of the config, as key=value.
     """
 
     name: str
     config: str
     data: str = 'bccd'
     seeds: int = 1
+    words: str = ''
     options: tuple[str, ...] = ()
 
     def folder(self, root: Path, seed: int) -> Path:
         """Work directory of one training."""
-        return root / self.data / self.name.lower().replace(' ', '_').replace(',', '') / str(seed)
+        name = re.sub(r'\W+', '_', self.name.lower())
+        return root / self.data / name / str(seed)
 
 
-# The epochs of the configs make ten minutes of one core; the very small set has twenty.
+DEMO = '--pretrained {work_dir}/shapes/retinanet_26m_320x240/0/epoch_9.pth'
+SHAPES = 'e2e_mf26m_shapes.py'
+TOKEN = ('model.backbone.dynamic_relu=token', 'model.decoder.dynamic_relu=token')
+FIXED = ('model.decoder.adapt_position=False',)
+# The epochs of the small configs make ten minutes of one core; the very small set has twenty.
 ROWS = (
+    Row('End-to-end 26m', 'e2e_mf26m_small.py', seeds=3),
+    Row('End-to-end 52m', 'e2e_mf52m_small.py', seeds=3),
     Row('RetinaNet 52m', 'retinanet_mf52m_small.py', seeds=3),
-    Row('RetinaNet 26m', 'comparison/retinanet_mf26m.py'),
+    Row('RetinaNet 26m', 'comparison/retinanet_mf26m.py', seeds=3),
     Row('RetinaNet MobileNetV2', 'comparison/retinanet_mobilenetv2.py'),
     Row('FCOS MobileNetV2', 'comparison/fcos_mobilenetv2.py'),
     Row('RTMDet-tiny', 'comparison/rtmdet_tiny.py'),
     Row('YOLOX-tiny', 'comparison/yolox_tiny.py'),
     Row('DINO ResNet-18', 'comparison/dino_r18.py'),
-    Row('RetinaNet 52m', 'retinanet_mf52m_small.py', 'bccd_wbc160', 3,
-        ('train_cfg.max_epochs=20', 'param_scheduler.1.end=20')),
-    Row('RetinaNet 26m', 'retinanet_mf26m_shapes.py', 'shapes', 3),
-)  # fmt: skip
+    Row('End-to-end 26m', 'e2e_mf26m_small.py', 'bccd_wbc160', 3, '--epochs 20'),
+    Row('RetinaNet 52m', 'retinanet_mf52m_small.py', 'bccd_wbc160', 3, '--epochs 20'),
+    # The end-to-end detectors start from the backbone of the first row's first training.
+    Row('RetinaNet 26m 320x240', 'retinanet_mf26m_shapes.py', 'shapes', 3),
+    Row('End-to-end 26m, 10 epochs', SHAPES, 'shapes', 3, f'--epochs 10 {DEMO}'),
+    Row('End-to-end 26m, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}'),
+    Row('End-to-end 26m, 60 epochs', SHAPES, 'shapes', 3, f'--epochs 60 {DEMO}'),
+    Row('Token dynamic ReLU, 28 epochs', SHAPES, 'shapes', 3, DEMO, TOKEN),
+    Row('Fixed position, 28 epochs', SHAPES, 'shapes', 3, DEMO, FIXED),
+    Row("Paper's form, 280 epochs", 'ablation/e2e_mf26m_shapes_paper.py', 'shapes', 1, DEMO),
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -159,6 +176,7 @@ def measure_rows(work_dir: Path, data_root: Path, part: str, max_seeds: int) -> 
         folder.mkdir(parents=True, exist_ok=True)
         words = [ROOT / 'tools' / 'train.py', ROOT / 'configs' / row.config, '--resume']
         words += ['--classes', 'auto', '--data-root', roots[row.data], '--work-dir', folder]
+        words += row.words.format(work_dir=work_dir).split()
         words += ['--cfg-options', f'randomness.seed={seed}', *SETTINGS, *row.options]
         command = [sys.executable, *map(str, words)]
         environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
