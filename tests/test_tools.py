@@ -26,7 +26,6 @@ QUICK = [
     'default_hooks.logger.interval=1',
     'model.test_cfg.score_thr=0.0',
     *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')),
-    *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val', 'test')),
 ]
 DIST_TRAIN = ROOT / 'tools' / 'dist_train.sh'
 FIGURES = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10', 'AR@100']
@@ -64,6 +63,8 @@ def trained(coco_folder, tmp_path_factory):
     flags = ['--amp', CONFIG, *data, '--auto-scale-lr', '--ema']
     done = tool('train', *flags, *QUICK, cwd=cwd)
     assert done.returncode == 0, done.stderr[-2000:]
+    (log,) = cwd.glob('work_dirs/*/*/*.log')
+    assert 'paramwise_options' in log.read_text() and 'System environment' in log.read_text()
     return cwd, done.stdout + done.stderr, cwd / 'work_dirs' / f'{CONFIG.stem}-coco' / 'epoch_1.pth'
 
 
@@ -72,6 +73,7 @@ def test_training_logs_what_a_user_watches(trained):
     step = next(line for line in output.splitlines() if 'Epoch(train)' in line)
     for item in ('lr: ', 'eta: ', 'loss: ', 'memory: '):
         assert item in step
+    assert output[: output.index(step)].count('\n') < 50  # two screens
     assert int(re.search(r'memory: (\d+)', step)[1]) > 100  # MB; torch alone takes more
     evaluation = next(line for line in output.splitlines() if 'coco/bbox_mAP:' in line)
     for figure in FIGURES:

@@ -13,8 +13,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch.cfg_options import merge_options, settle_workers
+from mmdet_mobileformer.launch.console import ShortConsoleRunner
 from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
 from mmdet_mobileformer.launch.data_flags import set_classwise, set_data_root
+from mmdet_mobileformer.launch.requirements import check_vis_backends
 from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
 from mmdet_mobileformer.launch.work_dir import default_work_dir
 
@@ -48,7 +51,7 @@ def load_config(args: argparse.Namespace) -> Config:
             '(mmpretrain for ImageNet: see docs/pretraining.md).'
         ) from None
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     return cfg
 
@@ -68,6 +71,8 @@ def load_run_config(args: argparse.Namespace) -> Config:
         or cfg.get('work_dir')
         or default_work_dir(args.config, cfg.get('data_root'), args.data_root)
     )
+    settle_workers(cfg)
+    check_vis_backends(cfg)
     if args.data_root:
         set_data_root(cfg, args.data_root)
     if args.classwise:
@@ -75,8 +80,8 @@ def load_run_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-class _Evaluation(Runner):
-    """mmengine's Runner, which leaves the config that a training saved in the work directory."""
+class _Evaluation(ShortConsoleRunner):
+    """A Runner that leaves the config that a training saved in the work directory."""
 
     def dump_config(self) -> None:
         """Save nothing; the log folder holds the evaluation's own config."""
@@ -91,4 +96,4 @@ def build_runner(cfg: Config, training: bool = False) -> Runner:
     """
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
-    return (Runner if training else _Evaluation).from_cfg(cfg)
+    return (ShortConsoleRunner if training else _Evaluation).from_cfg(cfg)
