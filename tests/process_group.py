@@ -31,7 +31,6 @@ from mmdet_mobileformer.engine import (
     SameStatisticsHook,
 )
 from mmdet_mobileformer.engine.distributed import init_distributed
-from mmdet_mobileformer.engine.resuming.checkpoint_hook import waiting_gradients
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.train_flags import set_resume
 
@@ -114,27 +113,14 @@ def resume(folders, checkpoints, launcher):
 
 
 def share(launcher):
-    """Gradients of a parameter that both processes use and of one that the first alone uses, as a
-    checkpoint takes them amid an accumulation; and the statistics that each validates with.
-    """
-    model = torch.nn.ModuleList([torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)])
-    model.extend([torch.nn.BatchNorm1d(2)])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    wrapper = FiniteOptimWrapper(optimizer, accumulative_counts=2)
-    wrapper.initialize_count_status(model, 0, 10)
-    inputs = torch.full((4, 2), 1.0 + get_rank())
-    loss = (
-        sum(layer(inputs).sum() for layer in model[: 2 - get_rank()]) + model[2](inputs).sum() * 0
-    )
-    wrapper.update_params(loss)
-    averaged = copy.deepcopy(model)
-    averaged[2].running_mean.fill_(7.0 + get_rank())
+    """The statistics of the weights and of their average that each process validates with."""
+    model = torch.nn.BatchNorm1d(2)
+    model.running_mean.fill_(3.0 + get_rank())
     ema = EMAHook()
-    ema.ema_model = averaged
-    runner = SimpleNamespace(model=model, hooks=[ema], optim_wrapper=wrapper)
-    gradients = waiting_gradients(runner)
-    SameStatisticsHook().before_val_epoch(runner)
-    return gradients, model[2].running_mean, averaged[2].running_mean
+    ema.ema_model = copy.deepcopy(model)
+    ema.ema_model.running_mean.fill_(7.0 + get_rank())
+    SameStatisticsHook().before_val_epoch(SimpleNamespace(model=model, hooks=[ema]))
+    return model.running_mean, ema.ema_model.running_mean
 
 
 def _member(rank, world_size, port, results, function, args):

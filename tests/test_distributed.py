@@ -193,13 +193,10 @@ def test_learning_rate_is_scaled_by_the_images_of_both_processes(uninterrupted):
     assert group['initial_lr'] == pytest.approx(1e-3 * (2 * 2) / 8)
 
 
-def test_gradients_and_statistics_are_shared_where_processes_differ(tmp_path):
-    (gradients, mean, averaged), others = run_group(share, (), tmp_path)
-    assert_same(gradients, others[0])
-    torch.testing.assert_close(gradients['0.weight'], torch.tensor([[3.0, 3.0]]))  # of 2 and 4
-    torch.testing.assert_close(gradients['1.weight'], torch.tensor([[1.0, 1.0]]))  # of 2 and none
-    assert torch.equal(mean, torch.tensor([0.1, 0.1])) and torch.equal(mean, others[1])
-    assert torch.equal(averaged, torch.tensor([7.0, 7.0])) and torch.equal(averaged, others[2])
+def test_processes_validate_with_the_statistics_of_the_first(tmp_path):
+    for mean, averaged in run_group(share, (), tmp_path):
+        assert torch.equal(mean, torch.tensor([3.0, 3.0]))
+        assert torch.equal(averaged, torch.tensor([7.0, 7.0]))
 
 
 def test_processes_resume_from_what_the_first_finds_and_all_see(uninterrupted, tmp_path):

@@ -8,17 +8,12 @@ import pytest
 import torch
 from coco_folder import write_coco_folder
 from interrupted_run import start_training
-from mmengine.config import Config
-from mmengine.runner import Runner
-from tiny_detector import run_config
 
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
 from mmdet_mobileformer.engine import DurableCheckpointHook
 from mmdet_mobileformer.engine.resuming.find import find_resume_point
 from mmdet_mobileformer.engine.resuming.same_data import require_same_data
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.launch.hardening import harden_training
-from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
 
 MAX_EPOCHS = 16
 LAST = f'epoch_{MAX_EPOCHS}.pth'
@@ -184,25 +179,6 @@ def test_search_finds_what_the_hook_writes_elsewhere(uninterrupted, tmp_path):
     shutil.copyfile(uninterrupted / LAST, written)
     (tmp_path / 'run' / 'last_checkpoint').write_text(str(written))
     assert find_resume_point(str(tmp_path / 'run'), str(tmp_path / 'disk')).path == str(written)
-
-
-def test_gradients_that_wait_for_more_iterations_belong_to_the_checkpoint(data, tmp_path):
-    ends = []
-    load_checkpoints_as_data()
-    for resumed in (False, True):
-        cfg = Config(run_config(data, tmp_path / str(resumed), 2, batch_size=1))
-        cfg.optim_wrapper.accumulative_counts = 2
-        cfg.train_dataloader.dataset.indices = 3  # the second step takes one image of each epoch
-        cfg.default_hooks.checkpoint.save_best = None
-        cfg.randomness = dict(seed=0)
-        harden_training(cfg)
-        if resumed:
-            cfg.load_from, cfg.resume = str(tmp_path / 'False' / 'epoch_1.pth'), True
-        runner = Runner.from_cfg(cfg)
-        runner.train()
-        ends.append(runner.model.state_dict())
-    assert runner.iter == 6
-    assert_same(*ends)
 
 
 def test_the_best_checkpoint_of_another_run_stays(tmp_path):

@@ -71,10 +71,9 @@ def trained(coco_folder, tmp_path_factory):
 def test_training_logs_what_a_user_watches(trained):
     _, output, checkpoint = trained
     step = next(line for line in output.splitlines() if 'Epoch(train)' in line)
-    for item in ('lr: ', 'eta: ', 'loss: ', 'memory: '):
+    for item in ('lr: ', 'eta: ', 'loss: '):
         assert item in step
     assert output[: output.index(step)].count('\n') < 50  # two screens
-    assert int(re.search(r'memory: (\d+)', step)[1]) > 100  # MB; torch alone takes more
     evaluation = next(line for line in output.splitlines() if 'coco/bbox_mAP:' in line)
     for figure in FIGURES:
         assert f'coco/bbox_{figure}:' in evaluation

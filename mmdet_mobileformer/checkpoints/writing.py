@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed to the disk, then renamed."""
+"""Files that are whole or not there: a temporary file, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_durably(path: str | os.PathLike, content: bytes) -> None:
             os.remove(partial)
         raise UserError(
             f'{path} ({len(content) >> 20} MB) cannot be written ({error.strerror or error}); '
-            'files written before are whole: make room or mend the permissions, then go on.'
+            'files written before are whole: make room or fix the permissions, then run again.'
         ) from None
 
 
@@ -60,8 +60,20 @@ def _flush_folder(folder: str) -> None:
 class DurableBackend(LocalBackend):
     """mmengine's local files, written by :func:`write_durably`.
 
-    mmengine writes in place, so that a kill in between leaves half a file under the real name.
+    mmengine writes in place, so that a kill in between leaves half a file under the real name, and
+    removes what is outdated before it writes what replaces it.
+
+    Attributes:
+        outdated: Files whose removal was asked for, and is left to the one who writes.
     """
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.outdated: list[str] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        """Add a file to ``outdated``."""
+        self.outdated.append(os.fspath(filepath))
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a file.

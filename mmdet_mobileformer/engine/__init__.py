@@ -23,7 +23,6 @@ from mmdet_mobileformer.engine.images import (
     LoadWholeImage,
     SkippingVisualizationHook,
 )
-from mmdet_mobileformer.engine.memory_log import MemoryLogProcessor
 from mmdet_mobileformer.engine.metric import FullCocoMetric
 from mmdet_mobileformer.engine.processor_time import ProcessorTimeHook
 from mmdet_mobileformer.engine.resuming.checkpoint_hook import DurableCheckpointHook
@@ -49,7 +48,6 @@ __all__ = [
     'FiniteOptimWrapper',
     'FullCocoMetric',
     'LoadWholeImage',
-    'MemoryLogProcessor',
     'NamingIterBasedTrainLoop',
     'ProcessorTimeHook',
     'RecomputeHook',

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-import torch
-from mmengine.dist import all_gather_object, all_reduce, get_rank, is_main_process
+from mmengine.dist import all_gather_object, get_rank, is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from mmdet_mobileformer.checkpoints.writing import PARTIAL_SUFFIX, write_durably
@@ -31,21 +27,21 @@ INTERRUPTED = 'interrupted.pth'
 class DurableCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook, which never has fewer whole checkpoints than before.
 
-    Every file is written beside, flushed to the disk and renamed; then ``last_checkpoint`` names
-    it; only then outdated ones are removed. (mmengine removes first and writes in place.) A
-    checkpoint holds beside mmengine's own contents ``resume_state``:
+    Every file is written to a temporary file, flushed to the disk and renamed; then
+    ``last_checkpoint`` names it; only then outdated ones are removed. (mmengine removes first and
+    writes in place.) Beside mmengine's own contents a checkpoint holds ``resume_state``:
 
     - ``random_states``: the state of all random number generators of each process,
     - ``sampler_seed``: the seed of the order of the data,
     - ``inner_iter``: iterations of a begun epoch that are done, 0 between epochs,
     - ``iters_per_epoch``: the number that they are counted against,
     - ``validated``: whether the validation of the last epoch is done,
-    - ``data``: classes, number and digest of the images trained and validated on,
-    - ``gradients``: those that wait for further iterations (``accumulative_counts``), by name; the
-      mean of all processes.
+    - ``data``: classes, number and digest of the images trained and validated on.
 
     With :class:`ResumableTrainLoop` a resumed run ends with the weights of one that was never
-    interrupted, bit by bit on a CPU that loads the data in the training process.
+    interrupted, bit by bit on a CPU that loads the data in the training process. Gradients that
+    wait at the end of an epoch for further iterations (``accumulative_counts`` that do not divide
+    its number of iterations) are not saved.
 
     Args:
         **kwargs: As for mmengine's CheckpointHook; ``backend_args`` is fixed to local files.
@@ -62,7 +58,6 @@ class DurableCheckpointHook(CheckpointHook):
         super().__init__(**{**kwargs, 'backend_args': dict(backend='durable')})
         self._resumed: dict[str, Any] | None = None
         self._random_states: list[dict] = []
-        self._gradients: dict[str, Tensor] = {}
         self._data: dict[str, dict] = {}
         self._state_before_val: dict[str, Any] | None = None
         self._inner_iter = 0
@@ -72,6 +67,7 @@ class DurableCheckpointHook(CheckpointHook):
         """Prepare as mmengine does, and take up the state of a resumed checkpoint."""
         super().before_train(runner)
         self._data = describe_data(runner)
+        self._remove_outdated()
         if is_main_process():
             for name in os.listdir(self.out_dir) if os.path.isdir(self.out_dir) else []:
                 if name.endswith('.pth' + PARTIAL_SUFFIX):  # left by a kill during writing
@@ -102,7 +98,6 @@ class DurableCheckpointHook(CheckpointHook):
                 iters_per_epoch=len(runner.train_dataloader),
                 validated=self._validated,
                 data=self._data,
-                gradients=self._gradients,
             )
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -156,28 +151,8 @@ class DurableCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Save the best checkpoint, then remove the one that it replaces."""
-        if not self.save_best:
-            return
-        previous = self._best()
-        # mmengine removes the previous best before it writes the new one, unless it knows none.
-        self._set_best(dict.fromkeys(previous))
         super()._save_best_checkpoint(runner, metrics)
-        present = self._best()
-        self._set_best({key: path or previous.get(key) for key, path in present.items()})
-        replaced = [path for key, path in previous.items() if path and present.get(key)]
-        self._remove(set(replaced) - set(present.values()))
-
-    def _best(self) -> dict[str, str | None]:
-        """Path of the best checkpoint of each watched figure."""
-        if hasattr(self, 'best_ckpt_path'):
-            return {self.key_indicators[0]: self.best_ckpt_path}
-        return dict(self.best_ckpt_path_dict)
-
-    def _set_best(self, paths: dict[str, str | None]) -> None:
-        if hasattr(self, 'best_ckpt_path'):
-            (self.best_ckpt_path,) = paths.values()
-        else:
-            self.best_ckpt_path_dict = dict(paths)
+        self._remove_outdated()
 
     def _write(self, runner: Runner, filename: str, meta: dict) -> None:
         """Write one checkpoint and let ``last_checkpoint`` name it; every process takes part.
@@ -187,7 +162,6 @@ class DurableCheckpointHook(CheckpointHook):
         """
         check_weights(runner.model)
         self._random_states = all_gather_object(self._state_before_val or get_random_state())
-        self._gradients = waiting_gradients(runner)
         runner.save_checkpoint(
             self.out_dir,
             filename,
@@ -201,6 +175,11 @@ class DurableCheckpointHook(CheckpointHook):
         if is_main_process():
             path = os.path.join(self.out_dir, filename)
             write_durably(os.path.join(runner.work_dir, 'last_checkpoint'), path.encode())
+
+    def _remove_outdated(self) -> None:
+        """Remove what mmengine wanted removed, now that what replaces it is written."""
+        outdated, self.file_backend.outdated = self.file_backend.outdated, []
+        self._remove(outdated)
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names if is_main_process() else ():
@@ -224,10 +203,6 @@ class DurableCheckpointHook(CheckpointHook):
             random_state = get_random_state()
             runner.logger.warning('More processes than before: some draw new random numbers.')
         set_random_state(random_state)
-        gradients = state.get('gradients', {})
-        for name, parameter in _parameters(runner):
-            if name in gradients:
-                parameter.grad = gradients[name].to(parameter)
         loop = runner.train_loop
         if isinstance(loop, ResumableTrainLoop):
             inner_iter = state['inner_iter']
@@ -238,27 +213,6 @@ class DurableCheckpointHook(CheckpointHook):
                 )
                 inner_iter = 0
             loop.resume(inner_iter, state['validated'], random_state)
-
-
-def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
-    """Gradients that no step has used yet, by parameter; every process takes part."""
-    wrapper = runner.optim_wrapper
-    if not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
-        return {}
-    own = {name: value.grad for name, value in _parameters(runner) if value.grad is not None}
-    # A process may have used parameters that another has not, and has gradients of its own images.
-    names = set().union(*all_gather_object(list(own)))
-    gradients = {}
-    for name, value in _parameters(runner):
-        if name in names:
-            gradients[name] = own[name].clone() if name in own else torch.zeros_like(value)
-            all_reduce(gradients[name], 'mean')
-    return gradients
-
-
-def _parameters(runner: Runner) -> Iterator[tuple[str, Tensor]]:
-    model = runner.model
-    return (model.module if is_model_wrapper(model) else model).named_parameters()
 
 
 def _sampler(dataloader: DataLoader) -> Sampler:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import active_children, parent_process
+from multiprocessing import active_children
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ class TerminationHook(Hook):
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job
                     self._previous[number] = signal.signal(number, self._request)
-        if not hasattr(signal, 'sigwaitinfo'):  # macOS, Windows
+        if not hasattr(os, 'setsid'):  # Windows
             return
         loops = [runner.train_loop, runner.val_loop]
         for loader in [loop.dataloader for loop in loops if loop is not None]:
@@ -117,19 +117,10 @@ class TerminationHook(Hook):
 
 
 def _start_worker(then: Callable[[int], None] | None, worker_id: int) -> None:
-    """Start of a loader's worker: end it on SIGTERM from the process that it works for alone.
+    """Start of a loader's worker: leave the process group, which torchrun and Ctrl-C tell to end.
 
-    torchrun, Slurm and `timeout` tell the whole process group, as a terminal does by Ctrl-C, and a
-    training whose workers end ends in the middle of an iteration.
+    A training whose workers end ends in the middle of an iteration.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_by, args=(parent_process().pid,), daemon=True).start()
+    os.setsid()
     if then is not None:
         then(worker_id)
-
-
-def _end_by(sender: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
-        pass
-    os._exit(0)

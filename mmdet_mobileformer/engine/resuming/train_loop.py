@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -41,28 +41,12 @@ class ResumableBatchSampler(BatchSampler):
             batch_sampler or dict(type=BatchSampler),
             default_args=dict(sampler=sampler, batch_size=batch_size, drop_last=drop_last),
         )
-        self.num_skipped = 0
-        self.after_skipping: Callable[[], None] | None = None
-
-    def skip_once(self, num_batches: int, then: Callable[[], None]) -> None:
-        """Leave out the first batches of the next epoch, and call ``then`` before the first given.
-
-        Args:
-            num_batches: Number of batches.
-            then: Called when the loader asks for the first batch, after it has set itself up.
-        """
-        self.num_skipped, self.after_skipping = num_batches, then
+        self.num_skipped = 0  # batches of the next epoch to leave out
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the indices of each batch."""
-        num_skipped, after_skipping = self.num_skipped, self.after_skipping
-        self.num_skipped, self.after_skipping = 0, None
-        batches = iter(self.batch_sampler)
-        for _ in islice(batches, num_skipped):
-            pass
-        if after_skipping is not None:
-            after_skipping()
-        yield from batches
+        num_skipped, self.num_skipped = self.num_skipped, 0
+        yield from islice(self.batch_sampler, num_skipped, None)
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
@@ -87,6 +71,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     _first_iter = 0
     _validation_due = False
+    _random_state: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -104,12 +89,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             validated: Whether the validation of the last epoch is done.
             random_state: State of the random number generators at that moment.
         """
-        self._first_iter = inner_iter
+        self._first_iter = self.dataloader.batch_sampler.num_skipped = inner_iter
         self._validation_due = not inner_iter and not validated and self._epoch > 0
-        if inner_iter:
-            self.dataloader.batch_sampler.skip_once(
-                inner_iter, lambda: set_random_state(random_state)
-            )
+        self._random_state = random_state if inner_iter else None
 
     def run(self) -> nn.Module:
         """Train all epochs that are left, with a validation where one is due."""
@@ -127,7 +109,11 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         first_iter, self._first_iter = self._first_iter, 0
-        for index, data_batch in enumerate(self.dataloader, first_iter):
+        batches = iter(self.dataloader)  # which draws a random number
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+            self._random_state = None
+        for index, data_batch in enumerate(batches, first_iter):
             self.run_iter(index, data_batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
