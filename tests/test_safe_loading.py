@@ -211,13 +211,20 @@ def test_other_anchors_are_no_other_classes(config, weights, tmp_path, capsys):
     assert 'bbox_head.retina_reg.weight is of shape' in capsys.readouterr().err
 
 
-def test_other_names_of_as_many_classes_are_a_warning(config, weights, tmp_path):
+@pytest.mark.parametrize(
+    ('tool', 'says'), [('test', 'taken for each other'), ('train', 'to learn')]
+)
+def test_other_names_of_as_many_classes_are_a_warning(config, weights, tmp_path, tool, says):
     meta = dict(dataset_meta=dict(classes=('car', 'bus', 'tram')[: len(CLASSES)]))
-    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'cars.pth')
-    options = ['log_level=INFO', 'experiment_name=names']
-    assert run_tool('test', config(), tmp_path / 'cars.pth', '--cfg-options', *options) == 0
+    file = tmp_path / 'cars.pth'
+    torch.save(dict(state_dict=weights, meta=meta), file)
+    options = ['--cfg-options', 'log_level=INFO', f'experiment_name=names_{tool}']
+    words = [config(), file] if tool == 'test' else [config()]
+    options += [f'load_from={file}'] if tool == 'train' else []
+    assert run_tool(tool, *words, *options) == 0
     log = next((tmp_path / 'work').glob('*/*.log')).read_text()
-    assert 'was trained for the classes car, bus, tram' in log and ', '.join(CLASSES) in log
+    assert 'was trained for 3 classes (car, bus, tram)' in log and ', '.join(CLASSES) in log
+    assert says in log
 
 
 def test_finetuning_keeps_all_but_the_class_layers(config, weights, tmp_path):

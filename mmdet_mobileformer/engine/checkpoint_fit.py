@@ -75,19 +75,32 @@ class CheckpointFitHook(Hook):
             )
         for name in class_layers:
             del weights[name]
-        if class_layers:
-            runner.logger.info(
-                f'{path} was trained for another number of classes: everything is kept but the '
-                f'class layers, which begin with new weights: {", ".join(class_layers)}.'
-            )
+        given = (runner.visualizer.dataset_meta or {}).get('classes') or ()
+        about = _classes_taken(classes_of(checkpoint), tuple(given), class_layers, finetuning)
+        if about:
+            runner.logger.warning(f'{path} {about}')
         for name in difference.absent:
             runner.logger.info(f'{path} has no {name}: it keeps its initial weights.')
         for name in difference.surplus:
             runner.logger.info(f'{path} has a part {name} that the detector lacks: left out.')
-        trained, given = classes_of(checkpoint), runner.visualizer.dataset_meta or {}
-        classes = tuple(given.get('classes') or ())
-        if trained and classes and trained != classes and len(trained) == len(classes):
-            runner.logger.warning(
-                f'{path} was trained for the classes {class_listing(trained)}, and the data has '
-                f'{class_listing(classes)}: their labels are taken for each other.'
-            )
+
+
+def _classes_taken(
+    trained: Sequence[str], given: Sequence[str], class_layers: Sequence[str], finetuning: bool
+) -> str:
+    """What becomes of a checkpoint's classes where the data has others, else ''."""
+    other = f'was trained for {_naming(trained)}, and the data has {_naming(given)}'
+    if class_layers:
+        return (
+            f'{other}: everything is kept but the class layers, which begin with new weights: '
+            f'{", ".join(class_layers)}.'
+        )
+    if not trained or not given or trained == given or len(trained) != len(given):
+        return ''
+    if finetuning:
+        return f'{other}: the class layers fit and are kept, to learn the new classes.'
+    return f'{other}: their labels are taken for each other.'
+
+
+def _naming(classes: Sequence[str]) -> str:
+    return f'{len(classes)} classes ({class_listing(classes)})' if classes else 'other classes'
