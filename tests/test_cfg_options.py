@@ -4,7 +4,11 @@ import pytest
 from mmengine.config import Config
 
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.launch.cfg_options import merge_options, settle_workers
+from mmdet_mobileformer.launch.cfg_options import (
+    merge_options,
+    options_explained,
+    settle_workers,
+)
 from mmdet_mobileformer.launch.requirements import check_vis_backends
 
 
@@ -69,6 +73,7 @@ def test_an_invented_key_is_a_warning_that_names_the_nearest(cfg, capsys, key, s
         ('train_cfg', 3, '3 is no group of settings'),
         ('train_dataloader.persistent_workers', 'yes', "'yes' is no True or False"),
         ('train_dataloader.dataset.pipeline', 'none', 'is no list of settings'),
+        ('train_dataloader.dataset.pipeline', ['dict(a=1)'], r'number: KEY\.0\.type'),
         ('train_dataloader.dataset.pipeline.2.scale', 1, 'is a list of 2'),
         ('train_cfg.max_epochs.of', 1, 'train_cfg.max_epochs is 12 in .* and has no of'),
     ],
@@ -76,6 +81,16 @@ def test_an_invented_key_is_a_warning_that_names_the_nearest(cfg, capsys, key, s
 def test_a_value_of_another_type_is_a_sentence(cfg, key, value, said):
     with pytest.raises(UserError, match=said):
         merge_options(cfg, {key: value})
+
+
+def test_a_setting_that_a_class_does_not_take_is_blamed_on_its_option():
+    with (
+        pytest.raises(UserError, match=r'--cfg-options train_cfg.max_epoch: .*unexpected keyword'),
+        options_explained({'a.b': 1, 'train_cfg.max_epoch': 3}),
+    ):
+        (lambda: None)(max_epoch=3)
+    with pytest.raises(TypeError), options_explained({'a.b': 1}):
+        (lambda: None)(max_epoch=3)
 
 
 def test_loaders_without_workers_keep_none(cfg):

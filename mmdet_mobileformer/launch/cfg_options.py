@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Number
 from typing import Any
@@ -45,6 +47,23 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         raise UserError(
             f'--cfg-options {words} does not fit {cfg.filename}: {" ".join(str(error).split())}.'
         ) from None
+
+
+@contextmanager
+def options_explained(options: Mapping[str, Any] | None) -> Iterator[None]:
+    """Blame a setting that a class does not take on the option that brought it.
+
+    Raises:
+        UserError: In the place of Python's TypeError.
+    """
+    try:
+        yield
+    except TypeError as error:
+        name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        keys = [key for key in options or {} if name and name[1] in key.split('.')]
+        if not keys:
+            raise
+        raise UserError(f'--cfg-options {keys[0]}: {str(error).splitlines()[-1]}.') from error
 
 
 def settle_workers(cfg: Config) -> None:
@@ -118,7 +137,9 @@ def _wanted(present: Any, value: Any) -> str | None:  # noqa: ANN401 (config val
         fits = isinstance(value, (Number, list, tuple)) and not isinstance(value, bool)
         return None if fits or value in _WORDS_FOR_NUMBERS else 'number'
     if isinstance(present, (list, tuple)) and present and isinstance(present[0], dict):
-        return None if isinstance(value, (list, tuple, dict)) else 'list of settings'
+        items = value.values() if isinstance(value, dict) else value
+        fits = isinstance(value, (list, tuple, dict)) and all(isinstance(i, dict) for i in items)
+        return None if fits else 'list of settings (name one by its number: KEY.0.type=...)'
     return None
 
 

@@ -12,6 +12,7 @@ from mmdet_mobileformer.engine.distributed import init_distributed, leave_group,
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch import data_flags, train_flags
 from mmdet_mobileformer.launch.arguments import build_runner, load_run_config
+from mmdet_mobileformer.launch.cfg_options import options_explained
 from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
 from mmdet_mobileformer.launch.pretrained import check_pretrained, set_pretrained
 from mmdet_mobileformer.launch.schedule import set_epochs
@@ -55,11 +56,12 @@ def train(args: argparse.Namespace) -> None:
         train_flags.set_resume(cfg, args.resume)
     check_pretrained(cfg)
     on_main_process(run_data_check, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
-    runner = build_runner(cfg, training=True)
-    if put_in:
-        parts = ', '.join(dict.fromkeys(put_in))
-        runner.logger.info(f'Put into the config (see docs/robustness.md): {parts}.')
-    if args.compile:
-        runner.register_hook(AccelerationHook(compile_model=True))
-    runner.train()
+    with options_explained(args.cfg_options):
+        runner = build_runner(cfg, training=True)
+        if put_in:
+            parts = ', '.join(dict.fromkeys(put_in))
+            runner.logger.info(f'Put into the config (see docs/robustness.md): {parts}.')
+        if args.compile:
+            runner.register_hook(AccelerationHook(compile_model=True))
+        runner.train()
     leave_group()
