@@ -118,12 +118,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def write_subset(data_root: Path, out: Path, num_images: int) -> None:
-    """Write a data set of few images and one class, the one whose objects are the largest.
+    """Write the first training images by id, all for validation, and the class of largest objects.
 
-    Args:
-        data_root: Folder in COCO layout.
-        out: Folder of the new one. Its image folders are links.
-        num_images: Training images, the first by id; all validation images stay.
+    Image folders are links.
 
     Raises:
         UserError: If the annotation files are not there.
@@ -159,7 +156,13 @@ def write_subset(data_root: Path, out: Path, num_images: int) -> None:
 
 
 def measure_rows(work_dir: Path, data_root: Path, part: str, max_seeds: int) -> None:
-    """Train every row's seeds that are not complete, one after the other, with one thread."""
+    """Train every row's seeds that are not complete, one after the other, with one thread.
+
+    Raises:
+        UserError: If a training fails.
+    """
+    from mmdet_mobileformer.errors import UserError
+
     small, shapes = work_dir / 'data' / 'bccd_wbc160', Path('data/shapes')
     roots = {'bccd': data_root, 'bccd_wbc160': small, 'shapes': shapes}
     if not small.is_dir():
@@ -182,9 +185,9 @@ def measure_rows(work_dir: Path, data_root: Path, part: str, max_seeds: int) -> 
         environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
         with open(folder / 'output.txt', 'w', encoding='utf-8') as log:
             code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
-        if code:
-            print(f'  ended with code {code}')
         write_tables(work_dir)
+        if code:
+            raise UserError(f'that training ended with code {code}; mend what its output says.')
 
 
 def points_of(folder: Path) -> list[dict]:
@@ -208,7 +211,8 @@ def write_tables(work_dir: Path) -> None:
         before, _, rest = text.partition(start)
         text = before + start + _table(rows) + end + rest.partition(end)[2]
     PAGE.write_text(text)
-    draw_curves(figures)
+    if figures:
+        draw_curves(figures)
 
 
 def _table(rows: dict[str, dict[str, list[dict]]]) -> str:
