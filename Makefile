@@ -6,8 +6,8 @@ PYTEST_ARGS ?=
 # A process takes 1 GB; more than four would wait for the longest file.
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-CONFIG := configs/retinanet_mf26m_shapes.py
-WORK_DIR := work_dirs/retinanet_mf26m_shapes
+# RetinaNet first: the end-to-end detector begins with its backbone.
+DEMO := retinanet_mf26m_shapes e2e_mf26m_shapes
 
 .DEFAULT_GOAL := env
 .PHONY: env env-official env-imagenet test test-official test-imagenet lint format docs drawings demo \
@@ -49,12 +49,14 @@ drawings: ## render docs/drawings/*.dot to docs/images/*.svg (needs graphviz)
 		dot -Tsvg "$$drawing" -o "docs/images/$$(basename "$$drawing" .dot).svg" || exit 1; \
 	done
 
-demo: env ## make the shapes data, train and test a small detector on it, draw what it found
+demo: env ## make the shapes data, train and test both detectors on it, draw what they found
 	.venv/bin/python tools/make_shapes_dataset.py
-	.venv/bin/python tools/train.py $(CONFIG)
-	.venv/bin/python tools/test.py $(CONFIG) "$$(cat $(WORK_DIR)/last_checkpoint)" \
-		--out $(WORK_DIR)/predictions.pkl
-	.venv/bin/python tools/demo_pictures.py $(CONFIG) $(WORK_DIR)/predictions.pkl
+	@for name in $(DEMO); do \
+		.venv/bin/python tools/train.py configs/$$name.py && \
+		.venv/bin/python tools/test.py work_dirs/$$name --out work_dirs/$$name/predictions.pkl && \
+		.venv/bin/python tools/demo_pictures.py configs/$$name.py work_dirs/$$name/predictions.pkl \
+			|| exit; \
+	done
 
 results: env ## measure the tables of docs/results.md: hours on one core; DATA_ROOT=DIR is BCCD in COCO layout
 	@test -n "$(DATA_ROOT)" || { \
