@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch._dynamo  # every optimiser imports it
 import torch.distributed as torch_dist
-from e2e_model import MODEL
+from e2e_model import MODEL, anchored
 from free_port import free_port
 from interrupted_run import StepHook, Steps
 from mmdet.registry import MODELS
@@ -36,13 +36,17 @@ from mmdet_mobileformer.launch.train_flags import set_resume
 
 
 def detector(kind):
-    """'retinanet' or 'e2e': the same weights each time, normalisation statistics fixed."""
+    """'retinanet', 'e2e' or 'anchored': the same weights each time, normalisation statistics fixed."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     if kind == 'retinanet':
         cfg = retinanet(norm_eval=True)
     else:
         cfg = copy.deepcopy(MODEL)
+        if kind == 'anchored':
+            settings = anchored((0, 1, 0))
+            cfg['decoder'].update(settings.pop('decoder'))
+            cfg.update(settings)
         cfg['backbone']['norm_eval'] = True
         cfg['bbox_head']['sync_cls_avg_factor'] = True
     model = MODELS.build(cfg)

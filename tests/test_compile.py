@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from coco_folder import write_coco_folder
-from e2e_model import MODEL, draw_batch
+from e2e_model import MODEL, anchored, draw_batch
 from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -21,11 +21,19 @@ from mmdet_mobileformer.engine.acceleration import (
 from mmdet_mobileformer.models.mobile import LiteBottleneck
 
 SIZES = [(64, 96), (96, 64), (128, 128), (75, 129), (160, 101)]
+
+
+def anchored_model():
+    settings = anchored((0, 2, 0))
+    return dict(MODEL, **dict(settings, decoder=dict(MODEL['decoder'], **settings['decoder'])))
+
+
 KINDS = {
     'token': dict(BACKBONE, dynamic_relu='token'),
     'spatial': dict(BACKBONE, dynamic_relu='spatial'),
     'retinanet': retinanet(),
     'e2e': dict(MODEL),
+    'anchored': anchored_model(),
 }
 
 

@@ -99,7 +99,7 @@ def batches(num_steps=3):
     return made
 
 
-@pytest.mark.parametrize('kind', ['retinanet', 'e2e'])
+@pytest.mark.parametrize('kind', ['retinanet', 'e2e', 'anchored'])
 def test_two_processes_take_the_steps_of_one(kind, tmp_path):
     # All parameters must be used in every step, or DistributedDataParallel would raise.
     weights, _ = take_steps(kind, batches())
