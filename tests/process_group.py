@@ -36,7 +36,7 @@ from mmdet_mobileformer.launch.train_flags import set_resume
 
 
 def detector(kind):
-    """'retinanet', 'e2e' or 'anchored': the same weights each time, normalisation statistics fixed."""
+    """'retinanet', 'e2e' or 'anchored': the same weights each time, fixed statistics of norms."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     if kind == 'retinanet':
