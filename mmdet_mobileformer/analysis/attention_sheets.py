@@ -16,7 +16,9 @@ from mmdet_mobileformer.analysis.sheet import Sheet
 # Okabe and Ito's colours, which colour-blind readers tell apart. A token keeps its own everywhere.
 COLOURS = ('#e69f00', '#56b4e9', '#009e73', '#f0e442', '#0072b2', '#d55e00', '#cc79a7', '#ffffff')
 OTHER_QUERIES = '#666666'
-PIXELS_NOTE = 'pixels have the colour of the token they take most of, stronger where they take more'
+PIXELS_NOTE = (
+    'pixels have the colour of the token\nthat they take most of, stronger where they take more'
+)
 
 
 def backbone_sheets(
@@ -110,10 +112,12 @@ def decoder_sheets(
             panel = sheet.panel(row, column, _query_title(record, path, column), names[row])
             reads = record.reads[:, path.queries[column]].mean(dim=0)
             sheet.read(panel, reads, colours[row], _stride(image, reads))
+            sheet.box(panel, path.boxes[column], colours[row])
             if column and path.is_own[column] == path.is_own[column - 1]:
                 sheet.box(panel, path.boxes[column - 1], '#ffffff', '--')
-            sheet.box(panel, path.boxes[column], colours[row])
     note = 'box after the block; dashed: before it'
+    if not all(paths[0].is_own):
+        note += '\n* an earlier query, whose box overlaps the detection most'
     figures = {'detections.png': sheet.finish(dict(zip(names, colours, strict=True)), note)}
     for index, path in enumerate(paths):
         title = f'{what}\n{names[index]}: where its query reads, by head'
@@ -160,8 +164,9 @@ def _pixels_sheet(
 
 
 def _query_title(record: BlockAttention, path: QueryPath, block: int) -> str:
-    own = '' if path.is_own[block] else ' (nearest of the earlier queries)'
-    return f'{record.short_name}: query {path.queries[block] + 1}{own}'
+    return (
+        f'{record.short_name}: query {path.queries[block] + 1}{"" if path.is_own[block] else "*"}'
+    )
 
 
 def _token_colours(num_tokens: int) -> list[str]:

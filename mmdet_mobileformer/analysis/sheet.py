@@ -28,9 +28,10 @@ class Sheet:
 
     def __init__(self, image: np.ndarray, title: str, rows: int, columns: int) -> None:
         self.image = image
+        self.shows_reads = False
         self.size = height, width = image.shape[:2]
         self.grey = image.mean(axis=2) * DARKEN / 255
-        panel_height = PANEL * min(max(height / width, 0.4), 2.5) + 0.3
+        panel_height = PANEL * min(max(height / width, 0.4), 2.5) + 0.45
         self.figure = Figure(
             (PANEL * columns + 1.4, panel_height * rows + 1.4), dpi=90, layout='constrained'
         )
@@ -61,7 +62,8 @@ class Sheet:
         overlay[..., 3] = (attention / attention.max()).sqrt().numpy()
         self._lay(axes, overlay, stride)
         peak = float(attention.max() / attention.mean())
-        axes.set_title(f'{axes.get_title()}, peak {peak:.3g}×', fontsize=8)
+        axes.set_title(f'{axes.get_title()}\npeak {peak:.3g}×', fontsize=8)
+        self.shows_reads = True
 
     def shares(self, axes: Axes, shares: Tensor, colours: Sequence[str], stride: int) -> None:
         """Colour each pixel by the token that has most of it, stronger where it has more.
@@ -86,24 +88,25 @@ class Sheet:
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, **look))
 
     def finish(self, names: dict[str, str], note: str = '') -> Figure:
-        """Add a legend of the colours by name, a note, and the scale; return the figure."""
+        """Add a legend of the colours by name, a note, and the scale of what is read."""
         look = dict(fontsize=9, title_fontsize=9, facecolor='#444444', labelcolor='white')
         if names or note:
             patches = [Patch(color=colour, label=name) for name, colour in names.items()]
+            columns = max(1, int(self.figure.get_figwidth() / 1.6))
             legend = self.figure.legend(
-                handles=patches, loc='outside lower center', ncols=7, title=note or None, **look
+                handles=patches, loc='outside lower center', ncols=columns, title=note, **look
             )
             legend.get_title().set_color('white')
-        scale = self.figure.colorbar(
-            ScalarMappable(PowerNorm(0.5, 0, 1), 'gray'),
-            ax=list(self.axes.flat),
-            shrink=0.7,
-            aspect=40,
-            pad=0.01,
-        )
-        scale.set_label(
-            '"reads": attention as a share of its peak; 1× is even attention', fontsize=8
-        )
+        if self.shows_reads:
+            scale = self.figure.colorbar(
+                ScalarMappable(PowerNorm(0.5, 0, 1), 'gray'),
+                ax=list(self.axes.flat),
+                shrink=0.7,
+                aspect=40,
+                pad=0.01,
+            )
+            label = '"reads": attention as a share of its peak; 1× is even attention'
+            scale.set_label(label, fontsize=8)
         return self.figure
 
     def _lay(self, axes: Axes, overlay: np.ndarray, stride: int) -> None:
