@@ -77,7 +77,7 @@ for tool in sys.argv[1:]:
 
 
 def test_help_waits_for_no_import():
-    others = ('torchrun', 'export_onnx', 'demo_pictures')
+    others = ('torchrun', 'export_onnx')
     tools = sorted(path for path in TOOLS.glob('[a-z]*.py') if path.stem not in others)
     done = subprocess.run(
         [sys.executable, '-c', PROGRAM, *tools],

@@ -84,7 +84,7 @@ def obtain_wheel(python: Path, requirement: str) -> Path:
     _check_build_tools(requirement)
     print(
         f'      compiling its operators on {_cores()} cores; this happens once for this torch, and '
-        'takes about 10 minutes on 2 cores',
+        'takes most of 7 minutes on 2 cores',
         flush=True,
     )
     folder.mkdir(parents=True, exist_ok=True)
