@@ -9,15 +9,14 @@ import onnxruntime
 import pytest
 import torch
 from mmdet.utils import register_all_modules
-from mmengine.config import Config
 from run_tool import run_tool
 from test_tools import ROOT, start
-from tiny_detector import retinanet
 
 from mmdet_mobileformer.analysis import measure
-from mmdet_mobileformer.analysis.measure import Case, count_macs, saved_bytes
-from mmdet_mobileformer.analysis.report import growth
-from mmdet_mobileformer.analysis.zoo import PEERS, TensorPath, build_model
+from mmdet_mobileformer.analysis.complexity import count_macs
+from mmdet_mobileformer.analysis.headline import Comparison, compare, table
+from mmdet_mobileformer.analysis.measure import Case, saved_bytes
+from mmdet_mobileformer.analysis.zoo import E2E_ARCHS, PEERS, TensorPath, build_model
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models import ARCHS
 
@@ -25,7 +24,8 @@ register_all_modules()
 
 BACKBONES = [*(f'mf-{arch}' for arch in ARCHS), *PEERS]
 RETINANETS = [*(f'retinanet-mf-{arch}' for arch in ARCHS), 'retinanet-r50']
-DETRS = [*(f'e2e-mf-{arch}' for arch in ('508m', '294m', '214m', '151m')), 'detr-r50']
+DETRS = [*(f'e2e-mf-{arch}' for arch in E2E_ARCHS), 'detr-r50']
+ANCHORED = [f'anchored-mf-{arch}' for arch in E2E_ARCHS]
 # Millions of weights as published, of the peers without the layer that classifies.
 PUBLISHED = {
     'resnet50': 25.56 - 2.05,
@@ -36,7 +36,7 @@ PUBLISHED = {
 ROUNDS = 2
 
 
-@pytest.mark.parametrize('variant', ['+plain', '+fused', '+cp'])
+@pytest.mark.parametrize('variant', ['+released', '+fused', '+cp'])
 @pytest.mark.parametrize('mode', ['', '+spatial'])
 def test_variants_compute_the_same(variant, mode):
     images = torch.randn(1, 3, 64, 96)
@@ -60,8 +60,8 @@ def test_the_activation_keeps_less_than_the_formula_and_checkpointing_far_less()
     def kept(name):
         return saved_bytes(TensorPath(build_model(name)).train(), images)
 
-    assert kept('mf-26m') < 0.8 * kept('mf-26m+plain')
-    assert kept('mf-26m+spatial') < 0.85 * kept('mf-26m+plain+spatial')
+    assert kept('mf-26m') < 0.8 * kept('mf-26m+released')
+    assert kept('mf-26m+spatial') < 0.85 * kept('mf-26m+released+spatial')
     assert kept('mf-26m+cp') < 0.3 * kept('mf-26m')
 
 
@@ -73,23 +73,29 @@ def test_macs_grow_with_pixels_and_batch():
     assert 1.5 * one < count_macs(model, torch.zeros(1, 3, 128, 128)) < 4 * one
 
 
-def test_ratio_compares_runs_of_the_same_round_and_growth_is_a_power():
-    def case(pixels, times):
-        return Case('m', 'eager', pixels, pixels, 1, 1, 'fp32', False, macs=1, times=times)
+def test_ratio_compares_runs_of_the_same_round():
+    def case(times):
+        return Case('m', 'eager', 64, 64, 1, 1, 'fp32', False, macs=1, times=times)
 
-    slow, fast = case(64, [2.0, 40.0, 4.0]), case(64, [1.0, 20.0, 2.0])
-    assert fast.summary(1.0, slow)['ratio'] == 2.0
-    rows = [case(n, [n**2 * 1e-6] * 3).summary(1.0, slow) for n in (64, 128, 256)]
-    rows += [dict(row, threads=2, median_ms=row['median_ms'] / 2) for row in rows]
-    rows += [dict(rows[0], batch=n, median_ms=rows[0]['median_ms'] * n**2) for n in (2, 4)]
-    assert growth(rows) == [
-        'm eager 1 threads fp32: time grows with pixels^1.00 (R² 1.0000)',
-        'm eager 2 threads fp32: time grows with pixels^1.00 (R² 1.0000)',
-        'm eager 1 threads fp32: time grows with batch^2.00 (R² 1.0000)',
+    assert case([1.0, 20.0, 2.0]).summary(1.0, case([2.0, 40.0, 4.0]))['ratio'] == 2.0
+
+
+def test_a_comparison_measures_a_model_beside_its_peer():
+    training = Comparison(
+        'a step', 'mf-26m', 'mf-26m+released', height=64, width=64, batch=2, training=True
+    )
+    inference = Comparison('a pass', 'mf-26m+fused', 'mf-26m', height=64, width=64)
+    rows = compare([training, inference], 1, 2, 1e9, lambda text: None)
+    assert 0 < rows[0]['saved'] < 1 and rows[0]['sgemm'] is None
+    assert rows[1]['saved'] is None and rows[1]['sgemm'] > 0
+    assert all(row['time'] > 0 for row in rows)
+    assert [line.split(' | ')[0] for line in table(rows).splitlines()[2:]] == [
+        '| a step',
+        '| a pass',
     ]
 
 
-@pytest.mark.parametrize('name', ['mf-1m', 'mf-26m+fast', 'resnet50+plain'])
+@pytest.mark.parametrize('name', ['mf-1m', 'mf-26m+fast', 'resnet50+released'])
 def test_unknown_names_are_refused(name):
     with pytest.raises(UserError, match=name.split('+')[0]):
         build_model(name)
@@ -99,7 +105,7 @@ def test_all_names_and_no_others_are_offered():
     with pytest.raises(UserError) as refused:
         build_model('nothing')
     names = ast.literal_eval(str(refused.value).split('choose from ')[1].removesuffix('.'))
-    assert sorted(names) == sorted(BACKBONES + RETINANETS + DETRS)
+    assert sorted(names) == sorted(BACKBONES + RETINANETS + DETRS + ANCHORED)
 
 
 @pytest.mark.parametrize('name', BACKBONES + RETINANETS + DETRS)
@@ -180,19 +186,6 @@ def test_the_tool_measures_onnx_runtime(benchmark, sessions):
         check_session(session, name, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
 
 
-def test_a_config_is_measured_without_the_blocked_layout(benchmark, sessions, tmp_path):
-    cfg = retinanet()
-    block = dict(kind='lite', mid_channels=8, out_channels=4, stride=2)
-    cfg['backbone'].update(arch=dict(cfg['backbone']['arch'], blocks=[block]), out_indices=(1,))
-    cfg['neck'].update(in_channels=[4])
-    Config(dict(model=cfg)).dump(tmp_path / 'tiny.py')
-    name = f'{tmp_path}/tiny.py+fused'
-    (row,) = benchmark(name, '--runtimes', 'onnx-extended')
-    assert row['model'] == name and row['runtime'] == 'onnx-extended'
-    (session,) = sessions
-    check_session(session, name, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
-
-
 @pytest.mark.parametrize('flags', [['--training'], ['--dtypes', 'fp32', 'bf16']])
 def test_what_onnx_runtime_cannot_do_is_refused(flags, capsys):
     args = ['--models', 'mf-26m', '--runtimes', 'eager', 'onnx', '--sizes', '64x96', *flags]
@@ -255,7 +248,7 @@ def test_the_tool_measures_16_bits(benchmark, monkeypatch, training):
 
 
 def test_the_tool_writes_table_json_and_picture(tmp_path):
-    args = ['--models', 'mf-26m+plain', 'mf-26m+fused', '--runtimes', 'eager', 'channels-last']
+    args = ['--models', 'mf-26m+released', 'mf-26m+fused', '--runtimes', 'eager']
     args += ['--sizes', '64x96', '--batch-sizes', '1', '2', '--threads', '1', '--rounds', '2']
     done = start(
         [sys.executable, ROOT / 'tools' / 'benchmark.py', *args, '--out-dir', tmp_path], tmp_path
@@ -263,7 +256,7 @@ def test_the_tool_writes_table_json_and_picture(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line for line in done.stdout.splitlines() if line.startswith('| mf-26m')]
     results = json.loads((tmp_path / 'benchmark.json').read_text())
-    assert len(rows) == len(results['results']) == 8
+    assert len(rows) == len(results['results']) == 4
     assert all(row['median_ms'] > 0 and row['macs'] > 0 for row in results['results'])
     assert results['machine']['sgemm_gmacs']['1'] > 0
     assert (tmp_path / 'benchmark.png').stat().st_size > 1000

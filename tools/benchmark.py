@@ -7,14 +7,16 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from _command import run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mmdet_mobileformer.analysis.measure import Case
 
-RUNTIMES = ('eager', 'channels-last', 'compiled', 'onnx', 'onnx-extended')
+RUNTIMES = ('eager', 'compiled', 'onnx')
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -36,18 +38,24 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description='Measure latency, throughput and memory of models in alternating order within '
-        'one run. Names of models: mf-<arch>, retinanet-mf-<arch>, e2e-mf-<arch>, resnet50, '
-        'mobilenetv2, pvtv2-b0, retinanet-r50, detr-r50 or a config file, with +fused, +plain '
-        '(dynamic ReLU as max(a1 x, a2 x)), +spatial or +cp behind. Detectors are measured without '
-        'post-processing.'
+        'one run. Names of models: mf-<arch>, retinanet-mf-<arch>, e2e-mf-<arch>, '
+        'anchored-mf-<arch>, resnet50, mobilenetv2, pvtv2-b0, retinanet-r50, detr-r50 or a config '
+        "file, with +fused (norms folded), +released (the released code's form), +spatial or +cp "
+        'behind. Detectors are measured without post-processing.'
     )
-    parser.add_argument('--models', nargs='+', required=True, help='names of models')
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--models', nargs='+', help='names of models')
+    what.add_argument(
+        '--headline',
+        action='store_true',
+        help='the table that docs/benchmarks.md opens with: each model beside its peer, on the CPU',
+    )
     parser.add_argument(
         '--runtimes',
         nargs='+',
         choices=RUNTIMES,
         default=['eager'],
-        help='default eager; onnx-extended is ONNX Runtime without its blocked layout',
+        help='default eager',
     )
     parser.add_argument(
         '--sizes', nargs='+', type=_size, default=[(800, 1280)], help='default 800x1280'
@@ -65,7 +73,7 @@ def parse_args() -> argparse.Namespace:
         '--training', action='store_true', help='measure forward and backward passes instead'
     )
     parser.add_argument(
-        '--rounds', type=_positive, default=15, help='runs of each case (default %(default)s)'
+        '--rounds', type=_positive, default=9, help='runs of each case (default %(default)s)'
     )
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument(
@@ -73,7 +81,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='return freed memory to the system, as Python does without this project',
     )
-    parser.add_argument('--out-dir', help='folder for benchmark.json and benchmark.png')
+    parser.add_argument('--out-dir', help='folder for the results as JSON and as a picture')
     return parser.parse_args()
 
 
@@ -82,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
     import torch  # takes seconds, as what follows
     from mmdet.utils import register_all_modules
 
-    from mmdet_mobileformer.analysis import measure, report
+    from mmdet_mobileformer.analysis import headline, measure, report
     from mmdet_mobileformer.errors import UserError
     from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
 
@@ -91,6 +99,17 @@ def main(args: argparse.Namespace) -> None:
     kept = not args.system_memory and keep_freed_memory()
     register_all_modules()
     threads = args.threads or [measure.default_threads()]
+    rates = {count: measure.sgemm_rate(args.device, count) for count in threads}
+    about = report.machine(args.device, rates) | {'freed_memory': 'kept' if kept else 'returned'}
+    print(json.dumps(about))
+    if args.headline:
+        for count in threads:
+            rows = headline.compare(
+                headline.COMPARISONS, count, args.rounds, rates[count], _progress
+            )
+            print(f'{count} threads\n{headline.table(rows)}')
+            _write(args.out_dir, f'headline_{count}', about, rows, headline.draw)
+        return
     cases = measure.all_cases(
         args.models,
         args.runtimes,
@@ -101,21 +120,33 @@ def main(args: argparse.Namespace) -> None:
         args.training,
         args.device,
     )
-    rates = {count: measure.sgemm_rate(args.device, count) for count in threads}
-    measure.measure(cases, args.rounds, args.device, lambda text: print(text, file=sys.stderr))
+    measure.measure(cases, args.rounds, args.device, _progress)
     rows = [case.summary(rates[case.threads], _first(cases, case)) for case in cases]
-
-    about = report.machine(args.device, rates) | {'freed_memory': 'kept' if kept else 'returned'}
-    print(json.dumps(about))
     print(report.table(rows))
-    for line in report.growth(rows):
-        print(line)
-    if args.out_dir:
-        folder = Path(args.out_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        report.write_json(folder / 'benchmark.json', about, rows)
-        report.draw(folder / 'benchmark.png', about, rows)
-        print(f'wrote {folder}/benchmark.json and {folder}/benchmark.png')
+    _write(args.out_dir, 'benchmark', about, rows, report.draw)
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _write(
+    out_dir: str | None,
+    name: str,
+    about: dict[str, Any],
+    rows: list[dict[str, Any]],
+    draw: Callable[[Path, dict[str, Any], list[dict[str, Any]]], None],
+) -> None:
+    """Write NAME.json and NAME.png into the folder, if one was asked for."""
+    if out_dir is None:
+        return
+    from mmdet_mobileformer.analysis.report import write_json
+
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f'{name}.json', about, rows)
+    draw(folder / f'{name}.png', about, rows)
+    print(f'wrote {folder}/{name}.json and {folder}/{name}.png')
 
 
 def _first(cases: list[Case], case: Case) -> Case:

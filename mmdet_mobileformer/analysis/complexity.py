@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.structures import DetDataSample
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,7 +53,7 @@ def count_cost(detector: BaseDetector, height: int, width: int) -> dict[str, Cos
             scale_factor=(1.0, 1.0),
         )
     )
-    with _countable(detector), FlopCounterMode(display=False) as counter:
+    with _counting(detector) as counter:
         detector(image, [sample], mode='tensor')
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     root = type(detector).__name__
@@ -73,25 +74,31 @@ def count_cost(detector: BaseDetector, height: int, width: int) -> dict[str, Cos
     return {**costs, 'total': total}
 
 
+def count_macs(model: nn.Module, images: Tensor) -> int:
+    """MACs of one forward pass of any model, counted as by :func:`count_cost`."""
+    with _counting(model) as counter:
+        model(images)
+    return counter.get_total_flops() // 2
+
+
 @contextmanager
-def _countable(detector: BaseDetector) -> Iterator[None]:
-    """Run a detector so that FlopCounterMode sees every product, and restore it afterwards.
+def _counting(model: nn.Module) -> Iterator[FlopCounterMode]:
+    """Run a model so that FlopCounterMode sees every product, and restore it afterwards.
 
     The counter knows neither the CPU's fused attention nor the fast path of nn.MultiheadAttention,
     and stumbles over views of parameters that want a gradient.
     """
-    training = detector.training
-    wanted = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    training = model.training
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    detector.eval()
-    for parameter in wanted:
-        parameter.requires_grad_(False)
+    model.eval().requires_grad_(False)
+    counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            yield
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for parameter in wanted:
             parameter.requires_grad_(True)
-        detector.train(training)
+        model.train(training)

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from mmdet_mobileformer.analysis.complexity import count_macs
 from mmdet_mobileformer.analysis.zoo import TensorPath, build_model
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.cpu_memory import release_freed_memory
 
-ONNX_LEVELS = {'onnx': 'ORT_ENABLE_ALL', 'onnx-extended': 'ORT_ENABLE_EXTENDED'}
-RUNTIMES = ('eager', 'channels-last', 'compiled', *ONNX_LEVELS)
+RUNTIMES = ('eager', 'compiled', 'onnx')
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -74,9 +72,8 @@ def all_cases(
     Raises:
         UserError: If ONNX Runtime is asked to train, to compute in 16 bits, or to use a GPU.
     """
-    onnx = [runtime for runtime in runtimes if runtime in ONNX_LEVELS]
-    if onnx and (training or set(dtypes) != {'fp32'} or device != 'cpu'):
-        raise UserError(f'{onnx[0]} is measured in inference, fp32, on the CPU; leave it out.')
+    if 'onnx' in runtimes and (training or set(dtypes) != {'fp32'} or device != 'cpu'):
+        raise UserError('onnx is measured in inference, fp32, on the CPU; leave it out.')
     grid = product(sizes, batches, threads, dtypes, runtimes, models)
     return [
         Case(model, runtime, *size, batch, thread, dtype, training)
@@ -106,17 +103,14 @@ def prepare(case: Case, device: str) -> Callable[[], None]:
     model = TensorPath(build_model(case.model)).train(case.training)
     images = torch.randn(case.batch, 3, case.height, case.width)
     case.macs = count_macs(model, images)
-    if case.runtime in ONNX_LEVELS:
-        run = _onnx_run(model, images, case.threads, ONNX_LEVELS[case.runtime])
+    if case.runtime == 'onnx':
+        run = _onnx_run(model, images, case.threads)
         run()
         case.peak_bytes = peak_of(run, device)
         return run
     # As trainers do it, 16 bits in training are automatic mixed precision.
     stored = torch.float32 if case.training else dtype
     model, images = model.to(device, stored), images.to(device, stored)
-    if case.runtime == 'channels-last':
-        model = model.to(memory_format=torch.channels_last)
-        images = images.to(memory_format=torch.channels_last)
     if case.runtime == 'compiled':
         model.compile(dynamic=False)
     make_run = _training_run if case.training else _inference_run
@@ -165,7 +159,7 @@ def _training_run(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Calla
     return run
 
 
-def _onnx_run(model: nn.Module, images: Tensor, threads: int, level: str) -> Callable[[], None]:
+def _onnx_run(model: nn.Module, images: Tensor, threads: int) -> Callable[[], None]:
     import onnxruntime  # here, since nothing else in the benchmark needs it
 
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -173,7 +167,6 @@ def _onnx_run(model: nn.Module, images: Tensor, threads: int, level: str) -> Cal
         torch.onnx.export(model, (images,), str(path), dynamo=True, verbose=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
         # Or its threads would go on waiting busily while the next model is measured.
         options.add_session_config_entry('session.force_spinning_stop', '1')
         session = onnxruntime.InferenceSession(
@@ -181,25 +174,6 @@ def _onnx_run(model: nn.Module, images: Tensor, threads: int, level: str) -> Cal
         )
     feed = {session.get_inputs()[0].name: images.numpy()}
     return lambda: session.run(None, feed)
-
-
-def count_macs(model: nn.Module, images: Tensor) -> int:
-    """MACs of convolutions and matrix products in one forward pass."""
-    training = model.training
-    wanted = [weight for weight in model.parameters() if weight.requires_grad]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
-    model.eval().requires_grad_(False)  # nor through views of the tokens that want a gradient
-    try:
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            model(images)
-    finally:
-        for weight in wanted:
-            weight.requires_grad_(True)
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        model.train(training)
-    return counter.get_total_flops() // 2
 
 
 def saved_bytes(model: nn.Module, images: Tensor) -> int:

@@ -64,34 +64,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-def growth(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """How the time of each model grows with the pixels of an image and with the batch.
-
-    From three sizes of one batch, or three batches of one size on, the exponent p of ``time = c *
-    amount^p`` is fitted by least squares on logarithms; R² says how much of the logarithms'
-    variance it explains.
-    """
-    lines = []
-    for what, others in (('pixels', ('batch',)), ('batch', ('height', 'width'))):
-        setting = ('model', 'runtime', 'threads', 'dtype', *others)
-        for key in dict.fromkeys(tuple(row[name] for name in setting) for row in rows):
-            own = [row for row in rows if tuple(row[name] for name in setting) == key]
-            amounts = [
-                row['batch'] if what == 'batch' else row['height'] * row['width'] for row in own
-            ]
-            if len(set(amounts)) < 3:
-                continue
-            x, y = np.log(amounts), np.log([row['median_ms'] for row in own])
-            power, offset = np.polyfit(x, y, 1)
-            explained = 1 - (y - (power * x + offset)).var() / y.var()
-            model, runtime, threads, dtype = key[:4]
-            lines.append(
-                f'{model} {runtime} {threads} threads {dtype}: time grows with {what}^{power:.2f} '
-                f'(R² {explained:.4f})'
-            )
-    return lines
-
-
 def write_json(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Write everything as JSON."""
     path.write_text(json.dumps(dict(machine=about, results=list(rows)), indent=1))

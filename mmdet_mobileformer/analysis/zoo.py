@@ -26,17 +26,19 @@ PEERS = {
         type='PyramidVisionTransformerV2', embed_dims=32, num_layers=[2, 2, 2, 2], init_cfg=None
     ),
 }
-VARIANTS = ('fused', 'plain', 'spatial', 'cp')
+E2E_ARCHS = ('508m', '294m', '214m', '151m')
+VARIANTS = ('fused', 'released', 'spatial', 'cp')
 
 
 def build_model(name: str) -> nn.Module:
     """Build a model with random weights.
 
     Args:
-        name: 'mf-<arch>' (backbone alone), 'retinanet-mf-<arch>', 'e2e-mf-<arch>', 'resnet50',
-            'mobilenetv2', 'pvtv2-b0', 'retinanet-r50', 'detr-r50', or the path of a config,
-            followed by any of '+fused' (norms folded into convolutions, for inference), '+plain'
-            (dynamic ReLU as the formula says it), '+spatial' and '+cp' (the backbone's settings).
+        name: 'mf-<arch>' (backbone alone), 'retinanet-mf-<arch>', 'e2e-mf-<arch>',
+            'anchored-mf-<arch>', 'resnet50', 'mobilenetv2', 'pvtv2-b0', 'retinanet-r50',
+            'detr-r50', or the path of a config, followed by any of '+fused' (norms folded into
+            convolutions, for inference), '+released' (the released code's form), '+spatial' and
+            '+cp' (the backbone's settings).
 
     Raises:
         UserError: If there is no such model or variant.
@@ -55,24 +57,28 @@ def build_model(name: str) -> nn.Module:
             backbone['dynamic_relu'] = 'spatial'
         backbone['with_cp'] = 'cp' in variants
     elif set(variants) - {'fused'}:
-        raise UserError(f'{name}: only Mobile-Former has the variants +plain, +spatial and +cp.')
+        raise UserError(f'{name}: only Mobile-Former has the variants +released, +spatial and +cp.')
     torch.manual_seed(0)
     model = MODELS.build(cfg)
-    if 'plain' in variants:
-        use_plain_activation(model)
+    if 'released' in variants:
+        use_released_form(model)
     if 'fused' in variants:
         fuse_detector(model)
     return model
 
 
-def use_plain_activation(model: nn.Module) -> None:
-    """Compute dynamic ReLU as ``max(a1 * x, a2 * x)``, keeping both products for backward."""
+def use_released_form(model: nn.Module) -> None:
+    """Compute as the released code does, with the same weights (written from what it computes).
+
+    Dynamic ReLU is ``max(a1 * x, a2 * x)`` in three passes over memory, and training keeps both
+    products. Give norms as they are, without '+fused'.
+    """
     for module in model.modules():
         if isinstance(module, DynamicReLU):
-            module.forward = types.MethodType(_plain_dynamic_relu, module)
+            module.forward = types.MethodType(_released_dynamic_relu, module)
 
 
-def _plain_dynamic_relu(
+def _released_dynamic_relu(
     self: DynamicReLU, features: Tensor, tokens: Tensor, assignment: Tensor | None = None
 ) -> Tensor:
     a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
@@ -116,7 +122,8 @@ def _model_cfg(base: str) -> dict[str, Any]:
         return dict(type='MobileFormer', arch=base[3:], out_indices=(2, 3, 4))
     known = {
         **{f'retinanet-mf-{arch}': f'retinanet_mf{arch}_coco.py' for arch in ARCHS},
-        **{f'e2e-mf-{arch}': f'e2e_mf{arch}_coco.py' for arch in ('508m', '294m', '214m', '151m')},
+        **{f'e2e-mf-{arch}': f'e2e_mf{arch}_coco.py' for arch in E2E_ARCHS},
+        **{f'anchored-mf-{arch}': f'e2e_mf{arch}_anchored_coco.py' for arch in E2E_ARCHS},
         'retinanet-r50': 'retinanet_mf294m_coco.py',
         'detr-r50': 'ablation/detr_r50.py',
     }
