@@ -98,7 +98,7 @@ def test_sigterm_saves_and_ends_with_its_code(data, uninterrupted, tmp_path):
         saved = load_checkpoint_as_data(tmp_path / 'interrupted.pth')
         moments.append((saved['meta']['iter'], saved['resume_state']['inner_iter']))
     assert moments == [(1, 1), (2, 2), (4, 0)]
-    assert output(tmp_path).count('go on by the same command with --resume') == 3
+    assert output(tmp_path).count('run again with --resume') == 3
     assert start_training(data, tmp_path, MAX_EPOCHS) == 0, output(tmp_path)
     assert 'continues from' in output(tmp_path)
     assert_same_end(tmp_path, uninterrupted)

@@ -107,7 +107,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='read checkpoints that hold more than data, which can run code: own old files only',
+        help='load checkpoints that can execute code; only for your own old files',
     )
     parser.add_argument(
         '--launcher',

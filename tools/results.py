@@ -187,7 +187,7 @@ def measure_rows(work_dir: Path, data_root: Path, part: str, max_seeds: int) -> 
             code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
         write_tables(work_dir)
         if code:
-            raise UserError(f'that training ended with code {code}; mend what its output says.')
+            raise UserError(f'that training ended with code {code}; fix what its output says.')
 
 
 def points_of(folder: Path) -> list[dict]:

@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='read a checkpoint that holds more than data, which can run code: own old files only',
+        help='load a checkpoint that can execute code; only for your own old files',
     )
     add_cfg_options(parser)
     args = parser.parse_intermixed_args()

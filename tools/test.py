@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--skip-bad-images',
         action='store_true',
-        help='find nothing in images that cannot be read and list them, instead of stopping',
+        help='treat unreadable images as empty and list them, instead of stopping',
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(

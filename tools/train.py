@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--skip-bad-images',
         action='store_true',
-        help='pass over images that cannot be read and list them at the end, instead of stopping',
+        help='skip unreadable images and list them at the end, instead of stopping',
     )
     parser.add_argument(
         '--auto-scale-lr',

@@ -154,7 +154,7 @@ def _is_complete(root: Path, spec: ShapesSpec) -> bool:
 def write_shapes_dataset(root: str | Path, spec: ShapesSpec | None = None) -> bool:
     """Write a shapes data set in COCO's layout: ``{train,val}2017/`` and ``annotations/``.
 
-    The set is written beside ``root`` and put in its place only when it is whole.
+    The set is written to a temporary folder and renamed to ``root`` when complete.
 
     Args:
         root: Folder of the set; missing or empty, or holding the same set already.

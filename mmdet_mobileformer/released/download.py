@@ -33,7 +33,7 @@ def download(variant: str, path: str) -> None:
         return
     by_hand = (
         f'open https://drive.google.com/uc?id={FILE_IDS[variant]} in a browser, save the file as '
-        f'{path}, and give the same command again'
+        f'{path}, and run again'
     )
     try:
         import gdown
