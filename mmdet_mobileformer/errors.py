@@ -38,7 +38,7 @@ def run_tool(main: Callable[[], None]) -> None:
             raise
         print(
             f'{os.path.basename(sys.argv[0])}: error: {error.filename or "a file"} cannot be '
-            f'written ({error.strerror}); free some space, then run again (a training with --resume).',
+            f'written ({error.strerror}); free some space and run again (a training: --resume).',
             file=sys.stderr,
         )
         raise SystemExit(EXIT_CODE) from None

@@ -107,8 +107,8 @@ class TerminationHook(Hook):
         if is_main_process():
             told = 'Ctrl-C' if self._requested == signal.SIGINT else 'SIGTERM'
             print(
-                f'{told}: the state after {meta["iter"]} iterations is saved in {path}; go on by '
-                f'the same command with --resume. This process ends with code {code}.',
+                f'{told}: the state after {meta["iter"]} iterations is saved in {path}; run '
+                f'again with --resume. This process exits with code {code}.',
                 file=sys.stderr,
                 flush=True,
             )
