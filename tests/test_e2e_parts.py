@@ -12,7 +12,7 @@ from mmdet_mobileformer.models import DecoderBlock, FormerToMobile, LayerNorm2d,
 from mmdet_mobileformer.models.bridge import token_assignment
 from mmdet_mobileformer.models.e2e import MobileFormerDecoder, ScaleFusion, ScaleSpec
 from mmdet_mobileformer.models.e2e.attention_mobile import AttentionMobile
-from mmdet_mobileformer.models.e2e.decoder import spread_over_heads
+from mmdet_mobileformer.models.e2e.scales import spread_over_heads
 from mmdet_mobileformer.models.former import TokenSelfAttention
 
 IMAGES, QUERIES, DIM, HEADS, HEIGHT, WIDTH = 2, 5, 16, 4, 3, 4

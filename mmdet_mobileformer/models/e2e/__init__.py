@@ -4,10 +4,11 @@ Part of `models`; it may import the modules of `models` beside it and what lies 
 """
 
 from mmdet_mobileformer.models.e2e.block import DecoderBlock
-from mmdet_mobileformer.models.e2e.decoder import MobileFormerDecoder, ScaleFusion, ScaleSpec
+from mmdet_mobileformer.models.e2e.decoder import MobileFormerDecoder
 from mmdet_mobileformer.models.e2e.detector import MobileFormerDETR
 from mmdet_mobileformer.models.e2e.head import AnchorDETRHead
 from mmdet_mobileformer.models.e2e.mal_loss import MatchabilityAwareLoss
+from mmdet_mobileformer.models.e2e.scales import ScaleFusion, ScaleSpec
 
 __all__ = [
     'AnchorDETRHead',
