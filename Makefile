@@ -63,6 +63,9 @@ results: env ## measure the tables of docs/results.md: hours on one core; DATA_R
 		echo 'make results needs DATA_ROOT=DIR, BCCD in COCO layout: see docs/results.md' >&2; exit 1; }
 	.venv/bin/python tools/results.py run --data-root "$(DATA_ROOT)"
 
+check-exports: env ## export every detector of configs/ and compare it with PyTorch at real sizes (an hour)
+	.venv/bin/python tools/check_exports.py
+
 clean: ## remove the environments and caches; data, checkpoints and work directories stay
 	rm -rf .venv .venv-official .venv-imagenet .pytest_cache .ruff_cache build site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,7 +8,12 @@ from mmdet_mobileformer.export.check import Difference, compare
 from mmdet_mobileformer.export.detections import detection_graph
 from mmdet_mobileformer.export.onnx_file import INPUTS, describe, export_detector
 from mmdet_mobileformer.export.quantize import OPERATORS, quantize_file
-from mmdet_mobileformer.export.runtime import OnnxDetector, onnx_classes, use_onnx_file
+from mmdet_mobileformer.export.runtime import (
+    OnnxDetector,
+    onnx_classes,
+    open_session,
+    use_onnx_file,
+)
 
 __all__ = [
     'INPUTS',
@@ -20,6 +25,7 @@ __all__ = [
     'detection_graph',
     'export_detector',
     'onnx_classes',
+    'open_session',
     'quantize_file',
     'use_onnx_file',
 ]

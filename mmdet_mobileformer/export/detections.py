@@ -7,6 +7,7 @@ whole batch, with outputs of a fixed number of boxes.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.dense_heads import DETRHead, RetinaHead
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.detectors.base import BaseDetector
@@ -81,7 +82,7 @@ class AnchorDetections(nn.Module):
             self.cfg.max_per_img,
         )
         scores = torch.where(keep, scores, -1.0)
-        scores, index = scores.topk(min_of(self.cfg.max_per_img, scores.shape[1]), dim=1)
+        scores, index = scores.topk(min(self.cfg.max_per_img, scores.shape[1]), dim=1)
         boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
         found = scores >= 0
         labels = torch.where(found, labels.gather(1, index), NO_LABEL)
@@ -93,9 +94,12 @@ class AnchorDetections(nn.Module):
         """The ``nms_pre`` best boxes, scores and labels of a level: (N, k, 4), (N, k), (N, k)."""
         head = self.detector.bbox_head
         logits = logits.permute(0, 2, 3, 1).flatten(1)  # (N, HWA * classes)
-        count = min_of(self.cfg.nms_pre, logits.shape[1])
-        logits, index = logits.topk(count, dim=1)
+        # A level may have fewer candidates. The smaller of both numbers would not do: torch decides
+        # by the example's levels which one it is, and the file would fail for smaller images.
+        logits = F.pad(logits, (0, self.cfg.nms_pre), value=float('-inf'))
+        logits, index = logits.topk(self.cfg.nms_pre, dim=1)
         anchor = torch.div(index, head.cls_out_channels, rounding_mode='floor')
+        anchor = anchor.clamp(max=priors.shape[0] - 1)
         labels = index - anchor * head.cls_out_channels
         deltas = deltas.permute(0, 2, 3, 1).reshape(deltas.shape[0], -1, 4)
         deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
@@ -159,8 +163,3 @@ def clip_boxes(boxes: Tensor, image_size: Tensor) -> Tensor:
 def rescaling(image_size: Tensor, original_size: Tensor) -> Tensor:
     """Factors (N, 1, 4) from pixels of the resized image to those of the original one."""
     return corner_limits(original_size).float() / corner_limits(image_size).float()
-
-
-def min_of(limit: int, size: int) -> int:
-    """Smaller of a number and a size, also where the size is a symbol of the graph."""
-    return torch.sym_min(limit, size)

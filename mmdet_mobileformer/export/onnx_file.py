@@ -45,11 +45,12 @@ def export_detector(
         UserError: If the detector is of a kind that cannot be exported.
     """
     graph = detection_graph(detector)
-    # Sizes that differ from each other, and are no multiples of the strides, stay symbols.
+    # Large enough that no map of a stride up to 128 has a side of 1, which torch takes for fixed;
+    # sizes that differ from each other, and are no multiples of the strides, stay symbols.
     example = (
-        torch.zeros(2, 3, 107, 165),
-        torch.tensor([[107, 165], [97, 150]]),
-        torch.tensor([[214, 330], [194, 300]]),
+        torch.zeros(2, 3, 299, 421),
+        torch.tensor([[299, 421], [289, 406]]),
+        torch.tensor([[598, 842], [578, 812]]),
     )
     batch, free = {0: torch.export.Dim.DYNAMIC}, torch.export.Dim.DYNAMIC
     with torch.no_grad(), _quiet():

@@ -146,7 +146,7 @@ class ProposalHead(nn.Module):
         index = index[..., None]
         hidden = F.pad(hidden, (0, 0, 0, count))
         boxes = torch.cat(
-            [boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(len(boxes), count, 4)], dim=1
+            [boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(boxes.shape[0], count, 4)], dim=1
         )
         hidden = hidden.gather(1, index.expand(-1, -1, hidden.shape[2]))
         return self.content_norm(self.content(hidden)), boxes.gather(1, index.expand(-1, -1, 4))

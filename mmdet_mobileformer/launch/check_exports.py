@@ -1,0 +1,124 @@
+"""What tools/check_exports.py does: every config's exported file against PyTorch, at real sizes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator
+from copy import copy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmdet.models.dense_heads import AnchorHead
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from torch import nn
+
+from mmdet_mobileformer.config_tree import names_class
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.export import OnnxDetector, compare, describe, export_detector
+from mmdet_mobileformer.launch.arguments import load_config
+
+CONFIGS = ('retinanet_mf*.py', 'e2e_mf*.py')
+SCALES = (1.0, 0.5, 1.25)
+TOLERANCE = (0.1, 1e-3)  # pixels, score
+ROW = '{:<34} {:>10} {:>6} {:>8} {:>10} {:>10}'
+
+
+def check_exports(args: argparse.Namespace) -> None:
+    """Export every config with random weights, and print how far each file is from PyTorch.
+
+    Args:
+        args: Of tools/check_exports.py.
+
+    Raises:
+        UserError: If a file differs, or nothing was there to compare.
+    """
+    print(ROW.format('config', 'size', 'boxes', 'one side', 'pixels', 'score'), flush=True)
+    failed = []
+    for path in args.configs or _shipped_configs():
+        for size, row, good in _check(path, args):
+            print(ROW.format(Path(path).stem, size, *row), flush=True)
+            if not good:
+                failed.append(f'{path} at {size}')
+    if failed:
+        raise UserError(f'exported files differ from PyTorch: {", ".join(failed)}.')
+
+
+def _shipped_configs() -> list[str]:
+    folder = Path('configs')
+    found = [str(path) for pattern in CONFIGS for path in sorted(folder.glob(pattern))]
+    if not found:
+        raise UserError(
+            f'{folder.absolute()} holds no configs ({", ".join(CONFIGS)}); run it in the root of '
+            'the repository, or name configs.'
+        )
+    return found
+
+
+def _check(path: str, args: argparse.Namespace) -> Iterator[tuple[str, tuple, bool]]:
+    """Export one config, and yield each size with its row and whether it agrees."""
+    args = copy(args)
+    args.config = path
+    cfg = load_config(args)
+    cfg.model.backbone.init_cfg = None
+    detector = random_detector(cfg)
+    classes = tuple(map(str, range(detector.bbox_head.num_classes)))
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, 'model.onnx')
+        export_detector(detector, file, describe(cfg, classes))
+        exported = OnnxDetector(file, cfg.model.data_preprocessor, torch.get_num_threads())
+    for height, width in sizes_of(cfg):
+        picture = blobs(height, width)
+        found = compare(detector, exported, [picture], *TOLERANCE, batches=[[(height, width)]])
+        row = (found.compared, found.missing, f'{found.box:.1e}', f'{found.score:.1e}')
+        yield f'{height}x{width}', row, bool(found.compared) and found.within(*TOLERANCE)
+
+
+def random_detector(cfg: Config) -> BaseDetector:
+    """Build a config's detector with random weights that detect something.
+
+    RetinaNet's own initialisation scores every anchor 0.01, below the lowest score that is kept;
+    here the logits of a picture are spread by 1.5 around that.
+    """
+    torch.manual_seed(0)
+    detector = MODELS.build(cfg.model)
+    detector.init_weights()
+    detector.eval().requires_grad_(False)
+    head = detector.bbox_head
+    if isinstance(head, AnchorHead):
+        for module in head.modules():
+            if isinstance(module, nn.Conv2d) and module is not head.retina_reg:
+                nn.init.kaiming_normal_(module.weight)
+        image = torch.from_numpy(blobs(256, 320)).permute(2, 0, 1)
+        data = detector.data_preprocessor(dict(inputs=[image], data_samples=None))
+        logits = detector.bbox_head(detector.extract_feat(data['inputs']))[0][0]
+        head.retina_cls.weight.mul_(1.5 / logits.std())
+    return detector
+
+
+def sizes_of(cfg: Config) -> list[tuple[int, int]]:
+    """(height, width) lying and upright: the size of the test pipeline, a smaller, a larger one."""
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    scale = next((t.get('scale') for t in pipeline if names_class(t, 'Resize')), None)
+    long, short = max(scale or (320, 240)), min(scale or (320, 240))
+    found = []
+    for factor in SCALES:
+        height, width = round(short * factor), round(long * factor)
+        found += [(height, width), (width, height)]
+    return found
+
+
+def blobs(height: int, width: int) -> np.ndarray:
+    """A picture (H, W, 3) of coloured blobs of many sizes."""
+    generator = np.random.default_rng(0)
+    layers = []
+    for cell in (8, 32, 128):
+        coarse = generator.integers(0, 256, (height // cell + 2, width // cell + 2, 3))
+        size = width, height
+        layers.append(cv2.resize(coarse.astype(np.float32), size, interpolation=cv2.INTER_CUBIC))
+    return np.clip(np.mean(layers, axis=0) * 1.5 - 64, 0, 255).astype(np.uint8)

@@ -1,0 +1,132 @@
+"""A trained detector, ready to detect: from a work directory, a checkpoint or an exported file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmcv.transforms import Compose
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+
+from mmdet_mobileformer.checkpoints.compare import load_whole_checkpoint
+from mmdet_mobileformer.checkpoints.reading import check_checkpoint, checkpoint_classes
+from mmdet_mobileformer.config_tree import data_sources, names_class
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.launch.arguments import load_config
+from mmdet_mobileformer.launch.data_flags import set_classes, set_data_root
+from mmdet_mobileformer.launch.work_dir import find_run
+
+
+@dataclass
+class TrainedDetector:
+    """A detector in eval mode with what belongs to it.
+
+    Attributes:
+        model: mmdet's detector, or an exported file in its place.
+        cfg: The config, its classes those of the detector.
+        classes: Names by label.
+        palette: Colours by label, or 'random'.
+    """
+
+    model: BaseModel
+    cfg: Config
+    classes: tuple[str, ...]
+    palette: list[tuple[int, int, int]] | str
+
+    def pipeline(self) -> Compose:
+        """The test pipeline, for arrays in the place of files and without annotations.
+
+        Raises:
+            UserError: If the test data set of the config has none.
+        """
+        steps = self.cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline')
+        if not steps:
+            raise UserError(f'{self.cfg.filename} has no test_dataloader.dataset.pipeline.')
+        steps = [step for step in steps[1:] if not names_class(step, 'LoadAnnotations')]
+        return Compose([dict(type='mmdet.LoadImageFromNDArray'), *steps])
+
+
+def load_detector(words: list[str], args: argparse.Namespace, device: str) -> TrainedDetector:
+    """Build the detector that the words of a command line name.
+
+    Args:
+        words: WORK_DIR, WORK_DIR CHECKPOINT, CONFIG CHECKPOINT or FILE.onnx.
+        args: ``cfg_options``, ``trust_checkpoint`` and ``data_root``, as far as there are such.
+        device: Where it computes.
+
+    Raises:
+        UserError: If there is no such file, it does not fit, or the device is not there.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'--device {device} cannot be used ({reason}); try --device cpu.') from None
+    if words[0].endswith('.onnx'):
+        return _exported(words[0], device)
+    args.config, checkpoint = find_run(words)
+    cfg = load_config(args)
+    if getattr(args, 'data_root', None):
+        set_data_root(cfg, args.data_root)
+    check_checkpoint(checkpoint)
+    classes = checkpoint_classes(checkpoint)
+    if classes and classes != _classes_of(cfg):
+        set_classes(cfg, classes)
+    # The checkpoint has all weights: files that the parts' init_cfg name need not be there.
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    load_whole_checkpoint(model, checkpoint, cfg)
+    model.to(device).eval().requires_grad_(False)
+    return TrainedDetector(model, cfg, classes or _classes_of(cfg), _palette(cfg))
+
+
+def _exported(file: str, device: str) -> TrainedDetector:
+    try:
+        from mmdet_mobileformer.export import OnnxDetector, open_session
+    except ImportError as error:
+        raise UserError(
+            f'{file} needs ONNX Runtime ({error}); pip install onnx onnxscript onnxruntime.'
+        ) from None
+    if device != 'cpu':
+        raise UserError(f'{file} is run by ONNX Runtime on the CPU; leave --device {device} out.')
+    about = open_session(file).get_modelmeta().custom_metadata_map
+    cfg = Config.fromstring(about['config'], '.py')
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    model = OnnxDetector(file, cfg.model.data_preprocessor, torch.get_num_threads()).eval()
+    return TrainedDetector(model, cfg, tuple(json.loads(about['classes'])), _palette(cfg))
+
+
+def _classes_of(cfg: Config) -> tuple[str, ...]:
+    return next((source.classes for source in data_sources(cfg, 'test')), ())
+
+
+def _palette(cfg: Config) -> Any:  # noqa: ANN401 (a config's value)
+    """Colours of the test data set's classes; 'random' where it has none or too few."""
+    for source in data_sources(cfg, 'test'):
+        metainfo = source.kind._load_metainfo(source.config.get('metainfo'))
+        if len(metainfo.get('palette') or ()) >= len(source.classes):
+            return metainfo['palette']
+    return 'random'
+
+
+def default_device() -> str:
+    """'cuda' where there is one, else 'cpu'."""
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def split_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """Separate the words that name a detector from those behind them.
+
+    One word where it is a folder or an exported file, else CONFIG CHECKPOINT; a checkpoint may
+    follow a folder.
+    """
+    alone = words[0].endswith('.onnx') or Path(words[0]).is_dir()
+    count = 1 if alone and not (len(words) > 2 and words[1].endswith('.pth')) else 2
+    return words[:count], words[count:]

@@ -1,0 +1,115 @@
+"""What tools/export_onnx.py does: write a detector as an ONNX file, and compare it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import cv2
+import numpy as np
+import torch
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+
+from mmdet_mobileformer.data_check.check import run_data_check
+from mmdet_mobileformer.engine.acceleration import fuse_detector
+from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.export import (
+    OnnxDetector,
+    compare,
+    describe,
+    export_detector,
+)
+from mmdet_mobileformer.launch.detector import TrainedDetector, load_detector
+from mmdet_mobileformer.launch.quantize import write_quantised
+
+# Largest differences that pass, boxes in pixels and scores.
+TOLERANCES = {'fp32': (0.1, 1e-3), 'fp16': (5.0, 0.05)}
+NUM_PICTURES = 6
+
+
+def export(args: argparse.Namespace) -> None:
+    """Export a detector and compare the file with it; a file that differs does not stay.
+
+    Args:
+        args: Of tools/export_onnx.py.
+
+    Raises:
+        UserError: If the detector or the images are not there, or the file detects something else.
+    """
+    *words, out = args.words
+    if not words or not out.endswith('.onnx'):
+        raise UserError(f'{out} must end in .onnx, behind WORK_DIR or CONFIG CHECKPOINT.')
+    if words[0].endswith('.onnx'):
+        raise UserError(f'{words[0]} is exported already; give WORK_DIR or CONFIG CHECKPOINT.')
+    detector = load_detector(words, args, 'cpu')
+    cfg = detector.cfg
+    cfg.work_dir = os.path.dirname(os.path.abspath(out))
+    if args.int8:
+        run_data_check(cfg, ('train', 'test'))
+    compared_on = _pictures(cfg, args.images)
+    if args.fuse or args.int8:  # a norm behind a quantised convolution would need its own range
+        fuse_detector(detector.model)
+    begin = time.perf_counter()
+    print('exporting, which takes half a minute or more ...', flush=True)
+    export_detector(detector.model, out, describe(cfg, detector.classes), args.fp16)
+    print(f'wrote {out} in {time.perf_counter() - begin:.0f} s; comparing it ...', flush=True)
+    try:
+        _compare(args, out, detector, compared_on)
+    except BaseException:  # Ctrl-C too: nobody knows what the file is worth
+        with suppress(FileNotFoundError):
+            os.remove(out)
+        raise
+    if args.int8:
+        write_quantised(args, out, detector)
+
+
+def _compare(
+    args: argparse.Namespace, out: str, detector: TrainedDetector, pictures: list[np.ndarray]
+) -> None:
+    box, score = args.tolerance or TOLERANCES['fp16' if args.fp16 else 'fp32']
+    exported = OnnxDetector(out, detector.cfg.model.data_preprocessor)
+    with torch.no_grad():
+        found = compare(detector.model, exported, pictures, box, score)
+    print(
+        f'largest differences from PyTorch over {found.compared} detections: boxes {found.box:.2g} '
+        f'pixels, scores {found.score:.2g}; {found.missing} detections on one side only'
+    )
+    if not found.compared:
+        raise UserError(
+            f'{" ".join(args.words[:-1])} detects nothing in the images, so nothing was compared '
+            f'and {out} was removed; name images with objects by --images.'
+        )
+    if not found.within(box, score):
+        raise UserError(
+            f'{out} exceeds the tolerance of {box:g} pixels and {score:g} in score, or detects '
+            'something else, and was removed; raise --tolerance to keep it all the same.'
+        )
+
+
+def _pictures(cfg: Config, files: list[str] | None) -> list[np.ndarray]:
+    """Images (H, W, 3) uint8 BGR to compare on."""
+    if not files:
+        try:
+            run_data_check(cfg, ('test',))
+        except UserError as error:
+            raise UserError(
+                f'{error}\nname images to compare on by --images, or the folder of the data by '
+                '--data-root.'
+            ) from None
+    found = []
+    for file in files or _test_images(cfg):
+        picture = cv2.imread(file)
+        if picture is None:
+            raise UserError(f'the image {file} cannot be read; name others by --images.')
+        found.append(picture)
+    return found
+
+
+def _test_images(cfg: Config) -> Iterator[str]:
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    for index in range(min(NUM_PICTURES, len(dataset))):
+        yield dataset.get_data_info(index)['img_path']

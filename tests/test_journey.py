@@ -1,0 +1,124 @@
+"""From data to labelled pictures by the tools: train, predict, export, predict with the file."""
+
+import copy
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from coco_folder import CLASSES, write_coco_folder
+from e2e_model import MODEL
+from mmengine.config import Config
+from pycocotools.coco import COCO
+from run_tool import run_tool
+from tiny_detector import retinanet, run_config
+
+
+def retinanet_of_four_levels():
+    """Its last level, of stride 128, is one pixel high where an image has less than 129."""
+    cfg = retinanet()
+    cfg['neck'].update(num_outs=4, add_extra_convs='on_output')
+    cfg['bbox_head'].update(
+        # So random that no two detections score the same.
+        init_cfg=dict(type='Normal', layer='Conv2d', std=0.3)
+    )
+    cfg['bbox_head']['anchor_generator'].update(strides=[16, 32, 64, 128], ratios=[0.5, 1.0, 2.0])
+    return cfg
+
+
+def end_to_end():
+    cfg = copy.deepcopy(MODEL)
+    cfg['decoder']['scales'] = [
+        dict(num_blocks=1, mobile='attention', mid_channels=32),
+        dict(num_blocks=2, mobile='lite', mid_channels=32),
+    ]
+    cfg['backbone'].update(out_indices=(3, 4))
+    cfg['neck'].update(in_channels=[24, 32])
+    return cfg
+
+
+@pytest.fixture(scope='module', params=[retinanet_of_four_levels, end_to_end])
+def trained(request, tmp_path_factory):
+    """Folder of the data and work directory of a run of one epoch."""
+    folder = tmp_path_factory.mktemp('journey')
+    data = write_coco_folder(folder / 'data')
+    settings = run_config(data, folder / 'run', 1, model=request.param())
+    settings['train_cfg']['val_interval'] = 1
+    settings['default_hooks']['checkpoint'].pop('save_best')
+    for part in ('dataloader', 'evaluator'):
+        settings[f'test_{part}'] = copy.deepcopy(settings[f'val_{part}'])
+    settings['test_cfg'] = dict(type='TestLoop')
+    Config(settings).dump(folder / 'tiny.py')
+    assert run_tool('train', folder / 'tiny.py', '--work-dir', folder / 'run') == 0
+    return data, folder / 'run'
+
+
+def results(path):
+    found = json.loads(path.read_text())
+    return sorted((r['image_id'], r['category_id'], -r['score'], *r['bbox']) for r in found)
+
+
+def test_train_predict_export_predict(trained, tmp_path, capsys):
+    data, work_dir = trained
+    pictures, out = data / 'val2017', tmp_path / 'pictures'
+    flags = ['--out-dir', out, '--score-thr', '0.01']
+    files = [tmp_path / name for name in ('torch.json', 'onnx.json')]
+    words = [work_dir, pictures, *flags, '--json', files[0], '--batch-size', '2']
+    assert run_tool('predict', *words) == 0
+    said = capsys.readouterr().out
+    assert '3 images in ' in said and 'images/s)' in said
+    for name in ('10.png', '11.png', '12.png'):
+        drawn, plain = (cv2.imread(str(folder / name)) for folder in (out, pictures))
+        assert drawn.shape == plain.shape and (drawn != plain).any()
+    # The ids are those of the annotations: pycocotools takes the file.
+    annotations = COCO(str(data / 'annotations' / 'instances_val2017.json'))
+    annotations.loadRes(str(files[0]))
+    assert {r[1] for r in results(files[0])} <= set(annotations.getCatIds())
+
+    model = tmp_path / 'model.onnx'
+    assert run_tool('export_onnx', work_dir, model) == 0
+    shutil.rmtree(out)
+    assert run_tool('predict', model, pictures, *flags, '--json', files[1]) == 0
+    assert len(list(out.glob('*.png'))) == 3
+    ours, theirs = map(results, files)
+    assert len(ours) == len(theirs) > 0
+    assert np.allclose(ours, theirs, atol=0.1)
+
+    # A file that failed its comparison does not stay.
+    assert run_tool('export_onnx', work_dir, model, '--tolerance', '0', '0') == 2
+    assert 'was removed' in capsys.readouterr().err and not model.exists()
+
+
+def test_what_can_be_detected_in(trained, tmp_path, capsys, monkeypatch):
+    data, work_dir = trained
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'mixed').mkdir()
+    shutil.copy(data / 'val2017' / '10.png', 'mixed/good.png')
+    (tmp_path / 'mixed' / 'bad.jpg').write_bytes(b'no picture')
+    assert run_tool('predict', work_dir, 'mixed') == 0
+    said = capsys.readouterr().out
+    assert 'skipped mixed/bad.jpg' in said and '1 skipped' in said
+    assert [path.name for path in (tmp_path / 'predictions').iterdir()] == ['good.png']
+
+    writer = cv2.VideoWriter('in.avi', cv2.VideoWriter_fourcc(*'MJPG'), 5, (96, 64))
+    for value in (0, 100, 200):
+        writer.write(np.full((64, 96, 3), value, np.uint8))
+    writer.release()
+    assert run_tool('predict', work_dir, 'in.avi', '--classes', CLASSES[0]) == 0
+    assert cv2.VideoCapture('predictions/in.mp4').get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+    (tmp_path / 'empty').mkdir()
+    capsys.readouterr()
+    for words, sentence in (
+        (['empty'], 'the folder empty holds no picture'),
+        (['nowhere.jpg'], 'nowhere.jpg does not exist'),
+        (['*.nothing'], 'matches no file'),
+        (['mixed/bad.jpg'], 'no picture of mixed/bad.jpg could be read'),
+        (['mixed', '--classes', 'kangaroo'], 'does not know kangaroo'),
+        (['mixed', '--device', 'cuda:7'], '--device cuda:7 cannot be used'),
+        (['mixed', '--out-dir', 'mixed'], 'holds the pictures themselves'),
+        ([], 'names no picture'),
+    ):
+        assert run_tool('predict', work_dir, *words) == 2
+        assert sentence in capsys.readouterr().err
