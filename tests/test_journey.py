@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -49,6 +51,7 @@ def trained(request, tmp_path_factory):
     for part in ('dataloader', 'evaluator'):
         settings[f'test_{part}'] = copy.deepcopy(settings[f'val_{part}'])
     settings['test_cfg'] = dict(type='TestLoop')
+    settings['visualizer'] = dict(type='DetLocalVisualizer', name='visualizer')
     Config(settings).dump(folder / 'tiny.py')
     assert run_tool('train', folder / 'tiny.py', '--work-dir', folder / 'run') == 0
     return data, folder / 'run'
@@ -88,6 +91,17 @@ def test_train_predict_export_predict(trained, tmp_path, capsys):
     # A file that failed its comparison does not stay.
     assert run_tool('export_onnx', work_dir, model, '--tolerance', '0', '0') == 2
     assert 'was removed' in capsys.readouterr().err and not model.exists()
+
+
+def test_the_page_on_inference_runs(trained, tmp_path, monkeypatch, capsys):
+    data, work_dir = trained
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(data / 'val2017' / '10.png', 'picture.jpg')
+    page = (Path(__file__).parents[1] / 'docs' / 'inference.md').read_text()
+    (code,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+    exec(code.replace('WORK_DIR', str(work_dir)), {})
+    assert str(CLASSES) in capsys.readouterr().out
+    assert (tmp_path / 'pictures' / 'vis' / 'picture.jpg').exists()
 
 
 def test_what_can_be_detected_in(trained, tmp_path, capsys, monkeypatch):

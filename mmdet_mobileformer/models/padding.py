@@ -83,9 +83,9 @@ def visible_extent(padding_mask: Tensor | None, size: Sequence[int], like: Tenso
     if padding_mask is None:
         return torch.tensor([[width, height]], dtype=torch.float32, device=like.device)
     visible = ~padding_mask
-    columns = visible[:, 0].sum(dim=1) * (width / padding_mask.shape[2])
-    rows = visible[:, :, 0].sum(dim=1) * (height / padding_mask.shape[1])
-    return torch.stack([columns, rows], dim=1).float()
+    columns = visible[:, 0].float().mean(dim=1) * width
+    rows = visible[:, :, 0].float().mean(dim=1) * height
+    return torch.stack([columns, rows], dim=1)
 
 
 def hide_padding(features: Tensor, padding_mask: Tensor | None) -> Tensor:
