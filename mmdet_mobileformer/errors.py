@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 EXIT_CODE = 2
 
@@ -16,6 +17,13 @@ class UserError(Exception):
 
 class LocalError(UserError):
     """A :class:`UserError` that only one of several processes may meet, so that each one speaks."""
+
+
+def listing(values: Iterable[Any], shown: int = 5, form: Callable[[Any], str] = repr) -> str:
+    """The first few values, and how many more there are."""
+    values = list(values)
+    more = f' and {len(values) - shown} more' if len(values) > shown else ''
+    return ', '.join(map(form, values[:shown])) + more
 
 
 def run_tool(main: Callable[[], None]) -> None:

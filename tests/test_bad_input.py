@@ -150,7 +150,7 @@ def test_broken_image_stops_by_default_and_is_listed_when_skipped(data, tmp_path
     assert str(path) in said and '--skip-bad-images' in said and 'Traceback' not in said
     assert run_tool('train', tmp_path / 'tiny.py', '--skip-bad-images') == 0
     said = ''.join(capfd.readouterr())
-    assert '2 images could not be read and were passed over' in said and str(path) in said
+    assert 'Skipped 2 images that cannot be read' in said and str(path) in said
     listed = (tmp_path / 'work' / 'bad_images.txt').read_text()
     assert str(path) in listed and '10.png' in listed
 
@@ -188,7 +188,7 @@ def test_pipelines_and_wrappers_are_hardened_wherever_and_however_they_are_named
 
 def test_settings_that_cannot_hold_are_sentences(data, tmp_path):
     cfg = Config(run_config(data, tmp_path, 1))
-    with pytest.raises(UserError, match=r'--ema 1\.5 must lie between 0 and 1'):
+    with pytest.raises(UserError, match=r'--ema-momentum 1\.5 must lie between 0 and 1'):
         set_ema(cfg, 1.5)
     cfg.default_hooks.checkpoint.backend_args = dict(backend='petrel')
     with pytest.raises(UserError, match='remote storage'):

@@ -148,7 +148,7 @@ def train_in_two(data, work_dir, terminate_at=0, seed=4):
     cfg.val_dataloader.sampler.round_up = False
     cfg.custom_hooks = [dict(type='SecondToldHook', folder=str(work_dir), step=terminate_at)]
     (config := work_dir / 'config.py').write_text(plain_text(cfg))
-    flags = ('--resume', '--auto-scale-lr', '--ema', '0.1')
+    flags = ('--resume', '--auto-scale-lr', '--ema-momentum', '0.1')
     run_group(train, (config, flags), work_dir, code=TERMINATED if terminate_at else 0)
 
 

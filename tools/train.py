@@ -1,8 +1,6 @@
 """Train a detector: ``python tools/train.py CONFIG``; see ``--help`` for the options."""
 
 import argparse
-import re
-import sys
 
 from _command import add_common_arguments, run
 
@@ -28,10 +26,12 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='start from random weights: no pretrained file, normalisation statistics learn',
     )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
-        '--amp',
+        '--amp-dtype',
         choices=['auto', 'fp16', 'bf16'],
-        help='automatic mixed precision; alone: fp16 on a GPU, bf16 on the CPU',
+        help='automatic mixed precision in this type; auto, as --amp alone: fp16 on a GPU, bf16 on '
+        'the CPU',
     )
     parser.add_argument(
         '--resume',
@@ -42,9 +42,14 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--ema',
+        action='store_true',
+        help='average the weights over the training, evaluate and save the average',
+    )
+    parser.add_argument(
+        '--ema-momentum',
         type=float,
-        metavar='MOMENTUM',
-        help='average the weights over the training, evaluate and save the average; default 0.0002',
+        metavar='SHARE',
+        help='average with this share of the new weights in each step; --ema alone: 0.0002',
     )
     parser.add_argument(
         '--skip-bad-images',
@@ -61,17 +66,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='compile the detector, which takes minutes and pays in long runs',
     )
-    return parser.parse_args(_with_values(sys.argv[1:]))
-
-
-def _with_values(words: list[str]) -> list[str]:
-    """Give --amp and --ema their values where no value follows, as in mmdet's `--amp CONFIG`."""
-    bare = {'--amp': ('auto', r'auto|fp16|bf16'), '--ema': ('0.0002', r'[\d.]+(e-?\d+)?')}
-    words, following = list(words), [*words[1:], '']
-    for index, (word, after) in enumerate(zip(words, following, strict=True)):
-        if word in bare and not re.fullmatch(bare[word][1], after):
-            words[index] = f'{word}={bare[word][0]}'
-    return words
+    return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:

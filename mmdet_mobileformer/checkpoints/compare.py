@@ -10,9 +10,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from mmdet_mobileformer.checkpoints.reading import select_state_dict
-from mmdet_mobileformer.errors import UserError
-
-SHOWN = 5
+from mmdet_mobileformer.errors import UserError, listing
 
 
 def differences(
@@ -26,8 +24,7 @@ def differences(
         for key in expected
         if key in given and tuple(given[key]) != tuple(expected[key])
     ]
-    more = f' and {len(found) - shown} more' if len(found) > shown else ''
-    return ', '.join(found[:shown]) + more
+    return listing(found, shown, str)
 
 
 class Difference:
@@ -177,9 +174,8 @@ def describe_misfit(path: str, checkpoint: dict, cfg: Config, difference: Differ
     ]
     details += [f'{name} is missing' for name in difference.missing]
     details += [f'{name} is unknown' for name in difference.unknown]
-    more = f' and {len(details) - SHOWN} more' if len(details) > SHOWN else ''
     if details:
-        reasons.append(', '.join(details[:SHOWN]) + more)
+        reasons.append(listing(details, form=str))
     return (
         f'the checkpoint {path} does not fit the detector of {cfg.filename}: '
         f'{"; ".join(reasons)}; name the config that it was trained with, or another checkpoint.'
@@ -196,8 +192,3 @@ def _arch(checkpoint: dict) -> str | None:
 def classes_of(checkpoint: dict) -> tuple[str, ...]:
     """The classes that a checkpoint was trained for, empty where it does not say so."""
     return tuple(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ())
-
-
-def class_listing(classes: Sequence[str]) -> str:
-    """The first names of classes, for a message."""
-    return ', '.join(classes[:SHOWN]) + (', ...' if len(classes) > SHOWN else '')

@@ -6,7 +6,7 @@ import argparse
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,14 @@ from torch import Tensor
 
 from mmdet_mobileformer.errors import UserError
 
+Location = str | torch.device | dict | Callable | None
+
 # Names under which checkpoints keep the weights, and the averaged ones (EMA).
 _WEIGHTS = ('state_dict', 'model')
 _EMA_WEIGHTS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')
 
-
-_trusted = False
+# torch's own switches, for every `torch.load` of a process and of those that it starts.
+_DATA_ONLY, _ANYTHING = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 
 def trust_files(trust: bool) -> None:
@@ -30,11 +32,12 @@ def trust_files(trust: bool) -> None:
     Args:
         trust: Whether to load whatever Python objects a file holds, which may run code.
     """
-    global _trusted
-    _trusted = trust
+    os.environ[_DATA_ONLY], os.environ[_ANYTHING] = ('0', '1') if trust else ('1', '0')
 
 
-def load_checkpoint_as_data(path: str | os.PathLike) -> dict[str, Any]:
+def load_checkpoint_as_data(
+    path: str | os.PathLike, map_location: Location = 'cpu'
+) -> dict[str, Any]:
     """Read a local checkpoint: PyTorch's format or safetensors, recognised by its content.
 
     Beside tensors and plain values, the few types are allowed that the checkpoints of mmengine and
@@ -42,9 +45,10 @@ def load_checkpoint_as_data(path: str | os.PathLike) -> dict[str, Any]:
 
     Args:
         path: The file. Where :func:`trust_files` said so it may hold any Python objects.
+        map_location: As for ``torch.load``; tensors of safetensors are loaded onto the CPU.
 
     Returns:
-        The checkpoint with its tensors on the CPU. For safetensors ``state_dict`` and ``meta`` (the
+        The checkpoint. For safetensors ``state_dict`` and ``meta`` (the
         file's own metadata, text to text).
 
     Raises:
@@ -56,9 +60,9 @@ def load_checkpoint_as_data(path: str | os.PathLike) -> dict[str, Any]:
     if _is_safetensors(path):
         return _load_safetensors(path)
     try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=not _trusted)
+        checkpoint = torch.load(path, map_location, weights_only=os.environ.get(_ANYTHING) != '1')
     except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, str(error))) from None
+        raise UserError(refusal(path, str(error))) from None
     except Exception as error:  # a damaged file makes torch raise almost anything
         raise UserError(
             f'the checkpoint {path} cannot be read ({type(error).__name__}: {_first_line(error)}); '
@@ -163,7 +167,7 @@ def _load_safetensors(path: str) -> dict[str, Any]:
         ) from None
 
 
-def _refusal(path: str, reason: str) -> str:
+def refusal(path: str, reason: str) -> str:
     """One sentence from torch's page of advice."""
     wanted = re.search(r'GLOBAL (\S+\.\S+)', reason)
     if wanted is not None:

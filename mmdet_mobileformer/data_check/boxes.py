@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mmdet_mobileformer.data_check.findings import Findings, listing
+from mmdet_mobileformer.data_check.findings import Findings
+from mmdet_mobileformer.errors import listing
 
 
 def check_boxes(

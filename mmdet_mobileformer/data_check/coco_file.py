@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmdet_mobileformer.data_check.boxes import check_boxes
-from mmdet_mobileformer.data_check.findings import Findings, listing
+from mmdet_mobileformer.data_check.findings import Findings
+from mmdet_mobileformer.errors import listing
 
 LARGE_FILE = 50  # MiB; about a second
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from mmdet_mobileformer.errors import UserError
 
@@ -45,10 +44,3 @@ class Findings:
         if len(self.errors) > MAX_LISTED:
             lines.append(f'  and {len(self.errors) - MAX_LISTED} more.')
         raise UserError('\n'.join(lines))
-
-
-def listing(values: Iterable[Any], shown: int = 5, form: Callable[[Any], str] = repr) -> str:
-    """The first few values, and how many more there are."""
-    values = list(values)
-    more = f' and {len(values) - shown} more' if len(values) > shown else ''
-    return ', '.join(map(form, values[:shown])) + more

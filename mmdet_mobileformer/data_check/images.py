@@ -11,8 +11,9 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 
-from mmdet_mobileformer.data_check.findings import MAX_LISTED, Findings, listing
+from mmdet_mobileformer.data_check.findings import MAX_LISTED, Findings
 from mmdet_mobileformer.engine.images import read_image
+from mmdet_mobileformer.errors import listing
 
 SECONDS = 30  # for opening the images of all annotation files
 PROGRESS_SECONDS = 5  # between two lines of progress

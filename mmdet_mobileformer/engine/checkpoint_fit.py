@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
 from mmdet_mobileformer.checkpoints import select_state_dict
 from mmdet_mobileformer.checkpoints.compare import (
-    SHOWN,
     Difference,
-    class_listing,
     classes_of,
     describe_misfit,
 )
-from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.engine.acceleration import unwrap
+from mmdet_mobileformer.errors import UserError, listing
 
 
 @HOOKS.register_module()
@@ -48,10 +46,7 @@ class CheckpointFitHook(Hook):
         path = runner._load_from if isinstance(runner._load_from, str) else 'to resume from'
         _, weights = select_state_dict(checkpoint, path)
         checkpoint['state_dict'] = weights
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        difference = Difference(model, weights)
+        difference = Difference(unwrap(runner.model), weights)
         # A training loop is built when training begins; before a test it is still a config.
         finetuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         class_layers = difference.class_layers(classes_of(checkpoint)) if finetuning else []
@@ -62,7 +57,7 @@ class CheckpointFitHook(Hook):
             raise UserError(
                 f'the checkpoint {path} has no part in common with the detector of '
                 f'{runner.cfg.filename}: its names begin with '
-                f'{", ".join(difference.surplus[:SHOWN])}, those of the detector with '
+                f'{listing(difference.surplus, form=str)}, those of the detector with '
                 f"{', '.join(difference.absent)}; convert a checkpoint in the authors' format by "
                 'tools/convert_checkpoint.py first.'
             )
@@ -103,4 +98,4 @@ def _classes_taken(
 
 
 def _naming(classes: Sequence[str]) -> str:
-    return f'{len(classes)} classes ({class_listing(classes)})' if classes else 'other classes'
+    return f'{len(classes)} classes ({listing(classes, form=str)})' if classes else 'other classes'

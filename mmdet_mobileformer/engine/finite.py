@@ -11,16 +11,14 @@ import torch
 from mmdet.models.task_modules import AssignResult, HungarianAssigner
 from mmdet.registry import TASK_UTILS
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdet_mobileformer.errors import LocalError
-
-SHOWN = 3
+from mmdet_mobileformer.engine.acceleration import unwrap
+from mmdet_mobileformer.errors import LocalError, listing
 
 
 class NonFiniteError(LocalError):
@@ -36,7 +34,7 @@ class FiniteLossHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Watch what the detector's forward pass gives."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         model.register_forward_hook(_check_losses)
         if isinstance(runner.optim_wrapper, _NamedParameters):
             runner.optim_wrapper.parameter_names = {
@@ -78,11 +76,10 @@ def check_weights(model: nn.Module) -> None:
         if isinstance(value, Tensor) and value.is_floating_point() and not _finite(value)
     ]
     if wrong:
-        more = f' and {len(wrong) - SHOWN} more' if len(wrong) > SHOWN else ''
         raise LocalError(
-            f'not finite: {", ".join(wrong[:SHOWN])}{more} of the model that was to be saved; '
-            'nothing was written, and the checkpoints before are kept: go on from one of them by '
-            '--resume.'
+            f'not finite: {listing(wrong, 3, str)} of the model that was to be saved; '
+            'nothing was written, and the checkpoints before are kept: continue from one of them '
+            'by --resume.'
         )
 
 
@@ -112,8 +109,7 @@ class _NamedParameters:
         if not finite.all():
             wrong = [parameters[index] for index in (~finite).nonzero().flatten().tolist()]
             names = [self.parameter_names.get(id(parameter), 'unnamed') for parameter in wrong]
-            more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-            raise NonFiniteError(f'not finite: the gradient of {", ".join(names[:SHOWN])}{more}')
+            raise NonFiniteError(f'not finite: the gradient of {listing(names, 3, str)}')
 
 
 @OPTIM_WRAPPERS.register_module()

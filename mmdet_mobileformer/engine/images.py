@@ -19,10 +19,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmdet_mobileformer.errors import LocalError
+from mmdet_mobileformer.errors import LocalError, listing
 
 ON_ERROR = ('stop', 'replace', 'blank')
-SHOWN = 20
 
 
 @TRANSFORMS.register_module()
@@ -77,8 +76,8 @@ class LoadWholeImage(LoadImageFromFile):
             return loaded
         if self.on_error == 'stop':
             raise LocalError(
-                f'the image {path} cannot be read ({problem}); replace it, or train on without '
-                'such images by --skip-bad-images.'
+                f'the image {path} cannot be read ({problem}); replace it, or skip such images '
+                'by --skip-bad-images.'
             )
         _report(self.report_file, path, problem)
         if self.on_error == 'replace':
@@ -175,11 +174,12 @@ class BadImageReportHook(Hook):
         if os.path.isfile(self.report_file):
             with open(self.report_file, encoding='utf-8') as file:
                 found = dict(line.rstrip('\n').split('\t', 1) for line in file)
-        lines = [f'{len(found)} images could not be read and were passed over:']
-        lines += [f'  {path} ({problem})' for path, problem in list(found.items())[:SHOWN]]
-        if len(found) > SHOWN:
-            lines.append(f'  and {len(found) - SHOWN} more, all in {self.report_file}.')
-        runner.logger.warning('\n'.join(lines) if found else 'No image had to be passed over.')
+        images = listing([f'{path} ({problem})' for path, problem in found.items()], 20, str)
+        runner.logger.warning(
+            f'Skipped {len(found)} images that cannot be read, all in {self.report_file}: {images}.'
+            if found
+            else 'No image had to be skipped.'
+        )
 
 
 @HOOKS.register_module()

@@ -19,9 +19,8 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmdet_mobileformer.checkpoints.compare import class_listing
 from mmdet_mobileformer.config_tree import data_sources
-from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.errors import UserError, listing
 from mmdet_mobileformer.export.onnx_file import INPUTS, refuse_padding
 
 Sizes = Sequence[tuple[int, int]]
@@ -133,14 +132,15 @@ def use_onnx_file(cfg: Config, file: str) -> None:
         classes = source.classes
         if len(classes) != len(exported):
             raise UserError(
-                f'{file} detects {len(exported)} classes ({class_listing(exported)}), but '
-                f'{source.path} of {cfg.filename} has {len(classes)} ({class_listing(classes)}); '
-                'name the config that it was exported with, or use --classes auto.'
+                f'{file} detects {len(exported)} classes ({listing(exported, form=str)}), but '
+                f'{source.path} of {cfg.filename} has {len(classes)} '
+                f'({listing(classes, form=str)}); name the config that it was exported '
+                'with, or use --classes auto.'
             )
         if classes != exported:
             print_log(
-                f'{file} detects the classes {class_listing(exported)}, and the data has '
-                f'{class_listing(classes)}: their labels are taken for each other.',
+                f'{file} detects the classes {listing(exported, form=str)}, and the data has '
+                f'{listing(classes, form=str)}: their labels are taken for each other.',
                 level=logging.WARNING,
             )
     cfg.model = dict(

@@ -22,8 +22,7 @@ from mmdet_mobileformer.config_tree import (
     walk_heads,
 )
 from mmdet_mobileformer.data_check.coco_file import is_background, read_json
-from mmdet_mobileformer.data_check.findings import listing
-from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.errors import UserError, listing
 from mmdet_mobileformer.launch.data_layouts import find_annotations, how_to_convert
 
 

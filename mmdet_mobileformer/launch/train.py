@@ -40,12 +40,13 @@ def train(args: argparse.Namespace) -> None:
     taken = set_pretrained(cfg, args.pretrained) if args.pretrained else None
     if args.from_scratch:
         train_flags.train_from_scratch(cfg)
-    if args.amp:
-        train_flags.set_amp(cfg, args.amp)
+    if args.amp or args.amp_dtype:
+        train_flags.set_amp(cfg, args.amp_dtype or 'auto')
     if args.auto_scale_lr:
         train_flags.set_auto_scale_lr(cfg)
-    if args.ema is not None:
-        train_flags.set_ema(cfg, args.ema)
+    if args.ema or args.ema_momentum is not None:
+        momentum = 0.0002 if args.ema_momentum is None else args.ema_momentum
+        train_flags.set_ema(cfg, momentum)
     put_in = harden_training(cfg)
     put_in += harden_loading(cfg, skip_bad_images=args.skip_bad_images)
     init_distributed(cfg, args.launcher)

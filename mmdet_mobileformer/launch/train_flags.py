@@ -69,7 +69,7 @@ def set_ema(cfg: Config, momentum: float) -> None:
         UserError: If it is no share.
     """
     if not 0 < momentum < 1:
-        raise UserError(f'--ema {momentum:g} must lie between 0 and 1, as 0.0002 does.')
+        raise UserError(f'--ema-momentum {momentum:g} must lie between 0 and 1, as 0.0002 does.')
     cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if not names_class(h, 'EMAHook')]
     add_hook(
         cfg,
@@ -99,7 +99,7 @@ def set_amp(cfg: Config, dtype: str) -> None:
             cfg.optim_wrapper.pop(name, None)
         return
     if not torch.cuda.is_available():
-        raise UserError('--amp fp16 needs a GPU; use --amp bf16 on the CPU.')
+        raise UserError('--amp-dtype fp16 needs a GPU; use bf16 on the CPU.')
     cfg.optim_wrapper.type = 'FiniteAmpOptimWrapper'
     cfg.optim_wrapper.dtype = 'float16'
     cfg.optim_wrapper.loss_scale = 'dynamic'

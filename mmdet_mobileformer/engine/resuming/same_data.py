@@ -9,8 +9,7 @@ from typing import Any
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmdet_mobileformer.checkpoints.compare import class_listing
-from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.errors import UserError, listing
 
 _SAMPLED = 1000  # images whose names are looked at; evenly spaced
 
@@ -57,8 +56,8 @@ def require_same_data(saved: dict[str, dict[str, Any]], present: dict[str, dict[
         before, now = saved[split], present[split]
         if tuple(before['classes']) != now['classes']:
             what = (
-                f'the classes {class_listing(before["classes"])}, and the data has '
-                f'{class_listing(now["classes"])}'
+                f'the classes {listing(before["classes"], form=str)}, and the data has '
+                f'{listing(now["classes"], form=str)}'
             )
         elif before['images'] != now['images']:
             what = f'{before["images"]} images ({split}), and there are {now["images"]}'
