@@ -130,7 +130,9 @@ def _wanted(present: Any, value: Any) -> str | None:  # noqa: ANN401 (config val
     if present is None or value is None:
         return None
     if isinstance(present, dict):
-        return None if isinstance(value, dict) else 'group of settings'
+        # Without a class's name it may stand for a name, as a backbone's `arch` does.
+        fits = isinstance(value, dict) or (isinstance(value, str) and 'type' not in present)
+        return None if fits else 'group of settings'
     if isinstance(present, bool):
         return None if isinstance(value, bool) or value in (0, 1) else 'True or False'
     if isinstance(present, Number):
