@@ -232,7 +232,7 @@ def _check_categories(
     if unknown:
         findings.add(
             'error',
-            f'{listing(unknown)}, among {source}, is no category of {ann_file}, which has '
+            f'{source} name {listing(unknown)}, which {ann_file} does not: its categories are '
             f'{listing(names.values())}; {remedy}.',
         )
     in_order = [name for name in names.values() if name in classes]

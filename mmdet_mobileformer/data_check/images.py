@@ -128,12 +128,15 @@ def _open_set(image_set: ImageSet, end: float, findings: Findings, skip_bad_imag
     found = f'of {len(problems)} images opened in {folder}'
     unreadable = sorted(words for kind, words in problems if kind == 'unreadable')
     if unreadable:
-        findings.add(
-            'warning' if skip_bad_images else 'error',
-            f'{len(unreadable)} {found} cannot be read: {listing(unreadable, MAX_LISTED, str)}; '
-            f'replace them, remove them from {ann_file}, or let the run skip them by '
-            '--skip-bad-images.',
-        )
+        said = f'{len(unreadable)} {found} cannot be read: {listing(unreadable, MAX_LISTED, str)}'
+        if skip_bad_images:
+            findings.add('warning', f'{said}; the run skips them.')
+        else:
+            findings.add(
+                'error',
+                f'{said}; replace them, remove them from {ann_file}, or let the run skip them by '
+                '--skip-bad-images.',
+            )
     resized = sorted(words for kind, words in problems if kind == 'size')
     if resized:
         findings.add(
