@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import runpy
 import sys
 import types
 from argparse import Namespace
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from reference.reference_weights import expected, fill_shapes, image, manifest, state_dict
+from run_tool import run_tool
 from safetensors.torch import save_file
 
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
@@ -24,15 +24,7 @@ CASES = dict(zip(WITH_MANIFEST, ['token', 'token', 'spatial', 'token', 'token'],
 
 
 def convert(*args):
-    """Run the tool as the command line does; its exit code."""
-    before, sys.argv = sys.argv, ['convert_checkpoint.py', *map(str, args)]
-    try:
-        runpy.run_path(str(ROOT / 'tools' / 'convert_checkpoint.py'), run_name='__main__')
-    except SystemExit as end:
-        return end.code
-    finally:
-        sys.argv = before
-    return 0
+    return run_tool('convert_checkpoint', *args)
 
 
 def official(variant):

@@ -44,7 +44,7 @@ def test_roboflow_folder_trains_with_the_classes_that_it_annotates(cfg, roboflow
     set_data_root(cfg, str(roboflow))
     classes = annotated_classes(cfg)
     assert classes == CLASSES
-    assert "leaves 'figures' out" in capsys.readouterr().out
+    assert "leaves 'figures' of" in capsys.readouterr().out
     set_classes(cfg, classes)
     folders = {source.split: source.folder for source in data_sources(cfg)}
     valid = f'{roboflow}/valid/'

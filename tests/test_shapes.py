@@ -1,8 +1,6 @@
 """The embedded shapes: exact annotations, the same bytes each time, and safe writing."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,6 +9,7 @@ import pytest
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from pycocotools.coco import COCO
+from run_tool import run_tool
 
 from mmdet_mobileformer.datasets import (
     CLASSES,
@@ -237,14 +236,11 @@ def test_the_tool_writes_finds_and_refuses(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['make_shapes_dataset.py', *arguments])
-        runpy.run_path(str(ROOT / 'tools/make_shapes_dataset.py'), run_name='__main__')
+        assert run_tool('make_shapes_dataset', *arguments) == 0
         return capsys.readouterr().out
 
     def refusal(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            run(*arguments)
-        assert ended.value.code not in (0, None)
+        assert run_tool('make_shapes_dataset', *arguments) == 2
         return capsys.readouterr().err
 
     options = ('--num-train', '2', '--num-val', '1', '--size', '64x80')

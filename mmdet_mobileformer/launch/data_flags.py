@@ -116,9 +116,10 @@ def annotated_classes(cfg: Config) -> tuple[str, ...]:
         used = read_categories(file)[1] if os.path.isfile(file) else set()
         unused = [category for category in unused if category['id'] not in used]
     if unused:
+        names = listing(category['name'] for category in unused)
         print_log(
-            f'--classes auto leaves {listing(category["name"] for category in unused)} out: a name '
-            f'for the other categories of {files[0]}, without an annotation of its own.'
+            f'--classes auto leaves {names} of {files[0]} out: it stands for the other categories '
+            'or the background, and nothing is annotated with it.'
         )
     return tuple(category['name'] for category in categories if category not in unused)
 
