@@ -17,9 +17,8 @@ from mmdet.structures import DetDataSample
 from rich.console import Console
 from rich.progress import track
 
-from mmdet_mobileformer.checkpoints.compare import class_listing
 from mmdet_mobileformer.checkpoints.writing import write_durably
-from mmdet_mobileformer.errors import UserError
+from mmdet_mobileformer.errors import UserError, listing
 from mmdet_mobileformer.launch.detector import (
     TrainedDetector,
     default_device,
@@ -89,8 +88,8 @@ def _labels(names: str | None, classes: tuple[str, ...]) -> torch.Tensor | None:
     unknown = [name for name in names.split(',') if name not in classes]
     if unknown:
         raise UserError(
-            f'--classes: the detector does not know {class_listing(unknown)}; it knows '
-            f'{class_listing(classes)}.'
+            f'--classes: the detector does not know {listing(unknown)}; it knows '
+            f'{listing(classes)}.'
         )
     return torch.tensor([classes.index(name) for name in names.split(',')])
 
