@@ -6,10 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdet_mobileformer.models import fused
+from mmdet_mobileformer.models import ArchSpec, BlockSpec, MobileFormer, fused
 from mmdet_mobileformer.models.bridge import token_assignment
 from mmdet_mobileformer.models.dynamic_relu import two_slopes
 
+TINY = ArchSpec(
+    stem_channels=8,
+    num_tokens=2,
+    token_dim=16,
+    blocks=(
+        BlockSpec('lite', 16, 8),
+        *(BlockSpec('downsampling', 16, 8, second_mid_channels=16) for _ in range(2)),
+        *(BlockSpec('bottleneck', 16, 8), BlockSpec('downsampling', 16, 8, second_mid_channels=16)),
+        BlockSpec('downsampling', 16, 8, second_mid_channels=16),
+    ),
+)
 N, C, H, W, M = 2, 8, 5, 7, 3
 
 
@@ -58,3 +69,16 @@ def test_halved_is_adaptive_average_pooling_and_the_assignment_is_normalised_aft
     expected = F.adaptive_avg_pool2d(maps, half).softmax(dim=1)
     torch.testing.assert_close(token_assignment(logits, stride=2), expected)
     torch.testing.assert_close(token_assignment(logits, stride=1), maps.softmax(dim=1))
+
+
+@pytest.mark.parametrize('mode', ['token', 'spatial'])
+def test_channels_last_in_inference_lasts_and_changes_no_number(mode):
+    backbone = MobileFormer(TINY, dynamic_relu=mode).double().eval()
+    images = rand(2, 3, 65, 96)
+    with torch.no_grad():
+        inference = backbone(images)
+        with torch.autocast('cpu', torch.bfloat16):
+            assert all(torch.isfinite(level).all() for level in backbone.float()(images.float()))
+    assert not any(level.is_contiguous() for level in inference)
+    for one, other in zip(inference, backbone.double()(images), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmdet_mobileformer.engine.acceleration import fuse_detector
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.models import ARCHS, DynamicReLU
+from mmdet_mobileformer.models import ARCHS, DynamicReLU, MobileFormer
 from mmdet_mobileformer.models.dynamic_relu import two_slopes
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -70,12 +70,14 @@ def build_model(name: str) -> nn.Module:
 def use_released_form(model: nn.Module) -> None:
     """Compute as the released code does, with the same weights (written from what it computes).
 
-    Dynamic ReLU is ``max(a1 * x, a2 * x)`` in three passes over memory, and training keeps both
-    products. Give norms as they are, without '+fused'.
+    Dynamic ReLU is ``max(a1 * x, a2 * x)`` in three passes over memory, training keeps both
+    products, and maps lie in the order of their shape. Give norms as they are, without '+fused'.
     """
     for module in model.modules():
         if isinstance(module, DynamicReLU):
             module.forward = types.MethodType(_released_dynamic_relu, module)
+        if isinstance(module, MobileFormer):
+            module.arrange = lambda images: images
 
 
 def _released_dynamic_relu(

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmdet_mobileformer.checkpoints.pretrained import load_pretrained
 from mmdet_mobileformer.models.arch import STEM_STRIDE, ArchSpec
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES, build_block
+from mmdet_mobileformer.models.layout import channels_last
 from mmdet_mobileformer.models.mobile import conv_norm
 from mmdet_mobileformer.models.padding import mask_at
 from mmdet_mobileformer.models.recompute import recomputed
@@ -57,6 +58,8 @@ class MobileFormer(BaseModule):
         >>> backbone.out_channels, backbone.strides
         ((24, 64, 96), (8, 16, 32))
     """
+
+    arrange = staticmethod(channels_last)  # the images' layout, which all maps take over
 
     def __init__(
         self,
@@ -124,7 +127,8 @@ class MobileFormer(BaseModule):
         self, x: Tensor, padding_mask: Tensor | None = None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """As :meth:`forward`, and also return the tokens (N, M, D) after the last block."""
-        features = self.stem(x)
+        # Grouped pointwise convolutions are faster on the shape's own order.
+        features = self.stem(self.arrange(x) if self.arch.groups == 1 else x)
         tokens = self.tokens.expand(x.shape[0], -1, -1)
         mask = mask_at(padding_mask, STEM_STRIDE)
         outputs = []

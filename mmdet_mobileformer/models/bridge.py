@@ -8,6 +8,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models import fused
+from mmdet_mobileformer.models.layout import weighted_sum_of_heads
 
 
 class MobileToFormer(nn.Module):
@@ -147,7 +148,7 @@ class FormerToMobile(nn.Module):
         value = self.value(tokens).unflatten(2, (self.num_heads, -1)).permute(0, 2, 3, 1)
 
         attention = self.attention(key @ query).to(value.dtype)  # (N, heads, M, HW)
-        update = (value @ attention).reshape(features.shape)
+        update = weighted_sum_of_heads(value, attention, features)
         return features + self.drop_path(self.dropout(update))
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models import fused
+from mmdet_mobileformer.models.layout import weighted_sum
 
 
 class DynamicReLU(nn.Module):
@@ -72,5 +73,5 @@ def two_slopes(x: Tensor, a1: Tensor, a2: Tensor, assignment: Tensor | None = No
     if assignment is None:
         a1, a2 = a1[..., None], a2[..., None]  # (N, C, 1, 1)
     else:
-        a1, a2 = (fused.weighted_sum(a, assignment) for a in (a1, a2))  # (N, C, H, W)
+        a1, a2 = (weighted_sum(a, assignment, x) for a in (a1, a2))  # (N, C, H, W)
     return torch.maximum(a1 * x, a2 * x)

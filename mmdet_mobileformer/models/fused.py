@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmdet_mobileformer.models.layout import weighted_sum
+
 
 def two_slopes(x: Tensor, a1: Tensor, a2: Tensor, assignment: Tensor | None = None) -> Tensor:
     """:func:`dynamic_relu.two_slopes`, that is ``max(a1 * x, a2 * x)``, with the same arguments.
@@ -23,11 +25,6 @@ def two_slopes(x: Tensor, a1: Tensor, a2: Tensor, assignment: Tensor | None = No
     a1, a2 = a1[..., None], a2[..., None]  # (N, C, 1, 1)
     low, high = torch.minimum(a1, a2), torch.maximum(a1, a2)
     return TwoSlopes.apply(x, low, high - low)
-
-
-def weighted_sum(slopes: Tensor, assignment: Tensor) -> Tensor:
-    """Slopes of every pixel (paper, eq. 3): (N, C, M) and (N, M, H, W) to (N, C, H, W)."""
-    return (slopes @ assignment.flatten(2)).unflatten(2, assignment.shape[-2:])
 
 
 def halved(features: Tensor) -> Tensor:
@@ -84,23 +81,25 @@ class SpatialTwoSlopes(torch.autograd.Function):
     def forward(ctx, features: Tensor, base: Tensor, change: Tensor, assignment: Tensor) -> Tensor:  # noqa: ANN001
         """See the class."""
         ctx.save_for_backward(features, base, change, assignment)
-        update = weighted_sum(change, assignment).mul_(features).relu_()
-        return update.addcmul_(features, weighted_sum(base, assignment))
+        update = weighted_sum(change, assignment, features).mul_(features).relu_()
+        return update.addcmul_(features, weighted_sum(base, assignment, features))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN001 (torch's)
         """Gradients of the inputs, in their order."""
         features, base, change, assignment = ctx.saved_tensors
-        change_map = weighted_sum(change, assignment)
-        base_map = weighted_sum(base, assignment)
+        change_map = weighted_sum(change, assignment, features)
+        base_map = weighted_sum(base, assignment, features)
         bend = change_map * features  # positive where relu lets it pass
         grad_base_map = grad * features
         grad_change_map = _where_positive(bend, grad_base_map)
         grad_features = _where_positive(bend, change_map).add_(base_map).mul_(grad)
         grad_base = _gather(grad_base_map, assignment)
         grad_change = _gather(grad_change_map, assignment)
-        grad_assignment = weighted_sum(base.transpose(1, 2), grad_base_map)
-        grad_assignment = grad_assignment + weighted_sum(change.transpose(1, 2), grad_change_map)
+        grad_assignment = weighted_sum(base.transpose(1, 2), grad_base_map, assignment)
+        grad_assignment = grad_assignment + weighted_sum(
+            change.transpose(1, 2), grad_change_map, assignment
+        )
         return grad_features, grad_base, grad_change, grad_assignment
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.padding import hide_padding, mask_at
+from mmdet_mobileformer.models.pointwise import PointwiseConv2d
 
 
 class ChannelShuffle(nn.Module):
@@ -38,6 +39,7 @@ def conv_norm(
         in_channels,
         out_channels,
         kernel_size,
+        conv_cfg=dict(type=PointwiseConv2d) if kernel_size == 1 else None,
         stride=stride,
         padding=kernel_size // 2,
         groups=groups,

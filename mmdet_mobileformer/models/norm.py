@@ -6,6 +6,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.fused import NormOverChannels
+from mmdet_mobileformer.models.layout import is_channels_last
 
 
 @MODELS.register_module()
@@ -14,11 +15,13 @@ class LayerNorm2d(nn.LayerNorm):
 
     Norm of the end-to-end detector's head (our decision: BatchNorm would learn from two images a
     GPU, and GroupNorm's statistics would depend on how much padding an image got in its batch).
-    It is computed where the channels lie: on a CPU, two permutations around torch's layer norm take
-    longer than the norm itself.
+    It is computed where the channels lie: where they do not lie side by side, torch's layer norm
+    between two permutations takes longer than the norm itself.
     """
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W), in the dtype of the weights as under autocast."""
         features = features.to(self.weight.dtype)
+        if is_channels_last(features):
+            return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return NormOverChannels.apply(features, self.weight, self.bias, self.eps)

@@ -1,0 +1,65 @@
+"""How maps lie in memory; no number depends on it.
+
+Modules take and give (N, C, H, W) whatever the layout. For inference on a CPU in eager mode the
+channels of a pixel lie side by side (PyTorch's channels-last), which convolutions and norms
+compute faster. Training, compilers and exported files keep the order of the shape: training was
+slower with channels last.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def channels_last(features: Tensor) -> Tensor:
+    """Lay a map (N, C, H, W) out with its channels side by side, where that is of use."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not features.is_cpu:
+        return features
+    return features.contiguous(memory_format=torch.channels_last)
+
+
+def is_channels_last(features: Tensor) -> bool:
+    """Whether a map's channels lie side by side."""
+    return not torch.compiler.is_compiling() and features.stride(1) == 1 < features.shape[1]
+
+
+def weighted_sum(weights: Tensor, maps: Tensor, like: Tensor) -> Tensor:
+    """Sum of maps: ``weights @ maps``, laid out as another map is.
+
+    Args:
+        weights: (N, C, M).
+        maps: (N, M, H, W).
+        like: (N, C, H, W).
+
+    Returns:
+        (N, C, H, W).
+    """
+    size = maps.shape[-2:]
+    if not is_channels_last(like):
+        return (weights @ maps.flatten(2)).unflatten(2, size)
+    pixels = maps.flatten(2).transpose(1, 2) @ weights.transpose(1, 2)  # (N, HW, C)
+    return pixels.transpose(1, 2).unflatten(2, size)
+
+
+def weighted_sum_of_heads(weights: Tensor, maps: Tensor, like: Tensor) -> Tensor:
+    """``weights @ maps``, each head's channels behind those of the head before.
+
+    Args:
+        weights: (N, heads, C / heads, M).
+        maps: (N, heads, M, HW).
+        like: (N, C, H, W), whose layout the result has.
+
+    Returns:
+        (N, C, H, W).
+    """
+    if not is_channels_last(like):
+        return (weights @ maps).reshape(like.shape)
+    left, right = maps.transpose(2, 3), weights.transpose(2, 3)
+    if torch.is_grad_enabled():
+        pixels = (left @ right).transpose(1, 2)  # (N, HW, heads, C / heads)
+    else:  # written into place, which autograd does not do
+        pixels = right.new_empty(like.shape[0], maps.shape[3], *weights.shape[1:3])
+        for image, *factors in zip(pixels, left, right, strict=True):
+            torch.bmm(*factors, out=image.transpose(0, 1))
+    return pixels.flatten(2).transpose(1, 2).unflatten(2, like.shape[-2:])
