@@ -27,9 +27,6 @@ BLOCKS = (MobileFormerBlock, LiteBottleneck, DecoderBlock, ScaleFusion)
 # Blocks of different widths share their code, and training and evaluation, batches of one and of
 # more, full and padded ones are variants of each.
 RECOMPILE_LIMIT = 128
-# On a CPU inductor lays maps out channels last, and then cannot reason about the strides of all
-# backward passes of free sizes (torch 2.13: ValueRangeError, or sizes that become fixed).
-TRAINING_OPTIONS = dict(layout_optimization=False)
 
 
 @HOOKS.register_module()
@@ -118,7 +115,7 @@ def compile_detector(
     training: bool = False,
     **options: Any,  # noqa: ANN401 (torch.compile's own)
 ) -> None:
-    """Compile the parts of a detector in place, for images of any size.
+    """Compile the parts of a detector in place; for inference, for images of any size.
 
     Our decision: backbone, neck, encoder, decoder and head are compiled, each as it is called, and
     those that consist of Mobile-Former blocks block by block: with free sizes the whole backbone in
@@ -127,47 +124,20 @@ def compile_detector(
 
     Args:
         detector: Any of mmdet's detectors.
-        training: Whether it is to be trained; then see :func:`free_sizes_in_backward`.
-        **options: For ``torch.compile``; ``dynamic=True`` unless given.
+        training: Whether it is to be trained. Then every size of images is compiled anew: torch
+            2.13 cannot compile a convolution's backward pass for free sizes.
+        **options: For ``torch.compile``; ``dynamic=not training`` unless given.
     """
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     # Or sizes that are equal by chance when it is compiled would have to stay equal.
     torch.fx.experimental._config.use_duck_shape = False
-    options = {'dynamic': True, **options}
-    if training and options.get('backend', 'inductor') == 'inductor':
-        free_sizes_in_backward()
-        options['options'] = {**TRAINING_OPTIONS, **options.get('options', {})}
+    options = {'dynamic': not training, **options}
     for part in PARTS:
         module = getattr(detector, part, None)
         if isinstance(module, nn.Module):
             blocks = [child for child in module.modules() if isinstance(child, BLOCKS)]
             for region in blocks or [module]:
                 region.compile(**options)
-
-
-def free_sizes_in_backward() -> None:
-    """Mend what stops inductor from training at free sizes (torch 2.13), in this process.
-
-    1. A convolution's backward pass is called as eager mode does: inductor's own rule for it fixes
-       the sizes of images, so that every size would be compiled anew.
-    2. Strides are compared as products of factors: the remainder of H * W by W, multiplied out,
-       ends in a ValueRangeError.
-    """
-    import sympy  # here, since these take seconds; torch brings it
-    from torch._inductor import ir, lowering
-    from torch._inductor.kernel import conv
-
-    fallback = getattr(conv, 'aten_convolution_backward_fallback', None)
-    if fallback is not None:
-        lowering.lowerings[torch.ops.aten.convolution_backward.default] = fallback
-    compare = getattr(ir.Layout, '_stride_expr_ge_or_false', None)
-    if compare is not None and not hasattr(compare, '__wrapped__'):
-
-        @wraps(compare)
-        def of_factors(left: Any, right: Any) -> bool:  # noqa: ANN401 (numbers and expressions)
-            return compare(sympy.factor(left), sympy.factor(right))
-
-        ir.Layout._stride_expr_ge_or_false = staticmethod(of_factors)
 
 
 def fuse_detector(detector: nn.Module) -> None:
