@@ -100,6 +100,8 @@ class StepHook(Hook):
 
 
 def _train(data_root, work_dir, max_epochs, num_workers, step, action):
+    # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
     torch.set_num_threads(1)
     gc.freeze()

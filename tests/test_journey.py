@@ -129,7 +129,7 @@ def test_what_can_be_detected_in(trained, tmp_path, capsys, monkeypatch):
         (['nowhere.jpg'], 'nowhere.jpg does not exist'),
         (['*.nothing'], 'matches no file'),
         (['mixed/bad.jpg'], 'no picture of mixed/bad.jpg could be read'),
-        (['mixed', '--classes', 'kangaroo'], 'does not know kangaroo'),
+        (['mixed', '--classes', 'kangaroo'], "does not know 'kangaroo'"),
         (['mixed', '--device', 'cuda:7'], '--device cuda:7 cannot be used'),
         (['mixed', '--out-dir', 'mixed'], 'holds the pictures themselves'),
         ([], 'names no picture'),
