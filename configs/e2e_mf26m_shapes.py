@@ -32,5 +32,5 @@ model = dict(
     test_cfg=dict(max_per_img=25),
 )
 
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=7, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=6, max_keep_ckpts=1))
 randomness = dict(seed=0)

@@ -1,7 +1,7 @@
 # Short training of the anchored detector on a small machine: the whole model at a high rate, the
 # backbone at half of it. The number of epochs is the config's, or `--epochs`.
-max_epochs = 28
-train_cfg = dict(type='ResumableTrainLoop', max_epochs=max_epochs, val_interval=7)
+max_epochs = 18
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=max_epochs, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
