@@ -25,7 +25,7 @@ def environment(monkeypatch):
 
 def test_waiting_threads_sleep(environment):
     _command.set_threads()
-    assert environment == {'OMP_WAIT_POLICY': 'passive'}
+    assert environment == {'OMP_WAIT_POLICY': 'passive', 'GOMP_SPINCOUNT': '30000'}
 
 
 @pytest.mark.parametrize('name', ['OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'])

@@ -1,8 +1,9 @@
 """Measure what waiting threads cost beside busy processes: ``python tools/dev/busy_machine.py``.
 
 A loop of depthwise and pointwise convolutions is timed in processes of their own, alternately with
-threads that spin while they wait (what OpenMP does by itself) and with threads that sleep
-(``OMP_WAIT_POLICY=passive``, which the tools set), with and without busy neighbours.
+threads that spin while they wait (what OpenMP does by itself), that sleep at once
+(``OMP_WAIT_POLICY=passive``), and that spin briefly before they sleep (as the tools set it), with
+and without busy neighbours.
 """
 
 import argparse
@@ -25,7 +26,8 @@ print(time.perf_counter() - begin)
 """  # noqa: E501
 CASES = {
     'spinning': dict(OMP_WAIT_POLICY='', GOMP_SPINCOUNT=''),
-    'sleeping': dict(OMP_WAIT_POLICY='passive'),
+    'sleeping': dict(OMP_WAIT_POLICY='passive', GOMP_SPINCOUNT=''),
+    'briefly': dict(OMP_WAIT_POLICY='passive', GOMP_SPINCOUNT='30000'),
     'one thread': dict(OMP_NUM_THREADS='1'),
 }
 
