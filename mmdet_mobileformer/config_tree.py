@@ -55,7 +55,7 @@ class DataSource:
     @property
     def kind(self) -> type | None:
         """The class that the config names, None where the registry does not know it."""
-        return _class_of(self.config, DATASETS)
+        return class_of(self.config, DATASETS)
 
     @property
     def is_coco(self) -> bool:
@@ -82,10 +82,14 @@ class DataSource:
         return os.path.join(self.config.get('data_root') or '', prefix)
 
     @property
+    def metainfo(self) -> dict[str, Any]:
+        """What mmdet takes as such: the config's, over that of the data set's class."""
+        return self.kind._load_metainfo(self.config.get('metainfo'))
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        """Class names as mmdet takes them: from ``metainfo``, else those of its class."""
-        metainfo = self.kind._load_metainfo(self.config.get('metainfo'))
-        return tuple(metainfo.get('classes', ()))
+        """Class names in label order."""
+        return tuple(self.metainfo.get('classes', ()))
 
 
 def data_sources(cfg: Config, *splits: str) -> Iterator[DataSource]:
@@ -103,14 +107,8 @@ def data_sources(cfg: Config, *splits: str) -> Iterator[DataSource]:
 
 
 def walk_evaluators(cfg: Config, split: str) -> Iterator[dict]:
-    """Yield the config of each metric of 'val' or 'test'."""
-    evaluators = cfg.get(f'{split}_evaluator') or []
-    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        if 'metrics' in evaluator:  # an Evaluator around metrics
-            metrics = evaluator['metrics']
-            yield from metrics if isinstance(metrics, (list, tuple)) else [metrics]
-        else:
-            yield evaluator
+    """Yield the config of each metric of 'val' or 'test', and of what is around them."""
+    yield from (node for _, node in walk(cfg.get(f'{split}_evaluator')) if 'type' in node)
 
 
 def walk_heads(model: dict) -> Iterator[tuple[str, dict]]:
@@ -127,11 +125,12 @@ def walk_heads(model: dict) -> Iterator[tuple[str, dict]]:
 
 def is_coco_metric(evaluator: dict) -> bool:
     """Whether a metric's config names mmdet's CocoMetric or a class derived from it."""
-    kind = _class_of(evaluator, METRICS)
+    kind = class_of(evaluator, METRICS)
     return kind is not None and issubclass(kind, CocoMetric)
 
 
-def _class_of(node: dict, registry: Registry) -> type | None:
+def class_of(node: dict, registry: Registry) -> type | None:
+    """The class that a config names, None where the registry does not know it."""
     kind = node.get('type')
     kind = registry.get(kind) if isinstance(kind, str) else kind
     return kind if isinstance(kind, type) else None

@@ -37,19 +37,20 @@ def run_tool(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        return
     except UserError as error:
-        if int(os.environ.get('RANK', 0)) == 0 or isinstance(error, LocalError):
-            print(f'{os.path.basename(sys.argv[0])}: error: {_sentence(error)}', file=sys.stderr)
-        raise SystemExit(EXIT_CODE) from None
+        local = isinstance(error, LocalError)
+        said = _sentence(error) if local or int(os.environ.get('RANK', 0)) == 0 else ''
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(
-            f'{os.path.basename(sys.argv[0])}: error: {error.filename or "a file"} cannot be '
-            f'written ({error.strerror}); free some space and run again (a training: --resume).',
-            file=sys.stderr,
+        said = (
+            f'{error.filename or "a file"} cannot be written ({error.strerror}); free some space '
+            'and run again (a training: --resume).'
         )
-        raise SystemExit(EXIT_CODE) from None
+    if said:
+        print(f'{os.path.basename(sys.argv[0])}: error: {said}', file=sys.stderr)
+    raise SystemExit(EXIT_CODE)
 
 
 def _sentence(error: UserError) -> str:

@@ -21,73 +21,59 @@ def check_boxes(
         annotations: Its annotations, whose fields are sound but for the content of ``bbox``.
         findings: Takes what is found.
     """
-    wrong = [
-        a['id'] for a in annotations if len(a['bbox']) != 4 or not all(map(_is_number, a['bbox']))
-    ]
+    wrong = [a['id'] for a in annotations if not _is_box(a['bbox'])]
     if wrong:
-        findings.add(
-            'error',
+        findings.error(
             f'{ann_file}: {len(wrong)} boxes are not four numbers [x, y, width, height] '
-            f'(annotation ids {listing(wrong)}); correct or remove them.',
+            f'(annotation ids {listing(wrong)}); correct or remove them.'
         )
         return len(annotations)
     sizes = {image['id']: (image['width'], image['height']) for image in images}
     stray = [a['id'] for a in annotations if a['image_id'] not in sizes]
     if stray:
-        findings.add(
-            'warning',
+        findings.warning(
             f'{ann_file}: {len(stray)} annotations belong to images that it does not list '
-            f'(annotation ids {listing(stray)}); mmdet leaves them out.',
+            f'(annotation ids {listing(stray)}); mmdet leaves them out.'
         )
         annotations = [a for a in annotations if a['image_id'] in sizes]
     if not annotations:
         return 0
     ids = np.array([a['id'] for a in annotations], dtype=object)
-    boxes = np.array([a['bbox'] for a in annotations], dtype=np.float64)
+    boxes = np.array([a['bbox'] for a in annotations], dtype=np.float64)  # [x, y, width, height]
     areas = np.array([a['area'] for a in annotations], dtype=np.float64)
     limits = np.array([sizes[a['image_id']] for a in annotations], dtype=np.float64)
     finite = np.isfinite(boxes).all(axis=1) & np.isfinite(areas)
     if not finite.all():
-        findings.add(
-            'error',
+        findings.error(
             f'{ann_file}: {(~finite).sum()} boxes or areas are not finite (annotation ids '
-            f'{listing(ids[~finite])}); correct or remove them.',
+            f'{listing(ids[~finite])}); correct or remove them.'
         )
-    return _check_finite_boxes(
-        ann_file, ids[finite], boxes[finite], areas[finite], limits[finite], findings
-    )
-
-
-def _check_finite_boxes(
-    ann_file: str,
-    ids: np.ndarray,
-    boxes: np.ndarray,
-    areas: np.ndarray,
-    limits: np.ndarray,
-    findings: Findings,
-) -> int:
-    """Check boxes (B, 4) as [x, y, width, height] against image sizes (B, 2) as width, height."""
+        ids, boxes, areas, limits = ids[finite], boxes[finite], areas[finite], limits[finite]
     low, size = boxes[:, :2], boxes[:, 2:]
     inside = np.minimum(low + size, limits) - np.maximum(low, 0)
     # The conditions of mmdet's CocoDataset.parse_data_info.
     dropped = (inside <= 0).any(axis=1) | (size < 1).any(axis=1) | (areas <= 0)
     reaching = ~dropped & ((low < -1) | (low + size > limits + 1)).any(axis=1)
     if dropped.any():
-        findings.add(
-            'warning',
+        findings.warning(
             f'{ann_file}: mmdet leaves out {dropped.sum()} of {len(ids)} boxes, which are under 1 '
             f'pixel wide or high, of no area or outside their images (annotation ids '
-            f'{listing(ids[dropped])}).',
+            f'{listing(ids[dropped])}).'
         )
     if reaching.any():
-        most = 2 * reaching.sum() > len(ids)
-        findings.add(
-            'error' if most else 'warning',
+        said = (
             f'{ann_file}: {reaching.sum()} of {len(ids)} boxes reach out of their images by more '
-            f'than 1 pixel (annotation ids {listing(ids[reaching])}); '
-            + ('they must be [x, y, width, height], not corners.' if most else 'is that meant?'),
+            f'than 1 pixel (annotation ids {listing(ids[reaching])})'
         )
+        if 2 * reaching.sum() > len(ids):
+            findings.error(f'{said}; they must be [x, y, width, height], not corners.')
+        else:
+            findings.warning(f'{said}; is that meant?')
     return int((~dropped).sum())
+
+
+def _is_box(bbox: list) -> bool:
+    return len(bbox) == 4 and all(map(_is_number, bbox))
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401 (whatever the JSON holds)

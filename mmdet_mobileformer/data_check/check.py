@@ -50,7 +50,7 @@ from mmdet_mobileformer.config_tree import (
 )
 from mmdet_mobileformer.data_check.coco_file import Needs, check_coco_file, is_background
 from mmdet_mobileformer.data_check.findings import Findings
-from mmdet_mobileformer.data_check.images import ImageSet, check_files, check_folder, open_images
+from mmdet_mobileformer.data_check.images import check_files, check_folder, open_images
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> Findings:
@@ -63,32 +63,45 @@ def check_data(cfg: Config, splits: Iterable[str]) -> Findings:
     Returns:
         The findings; nothing is raised here.
     """
-    findings, splits = Findings(), tuple(splits)
+    findings = Findings()
     settings = cfg.get('data_check') or {}
-    evaluated = [s for s in splits if s != 'train' and _check_evaluators(cfg, s, findings)]
     # Loaders that read the same files with the same classes share one check.
     shared: dict[tuple, list[DataSource]] = {}
-    for source in data_sources(cfg, *splits):
-        if source.is_coco and not source.config.get('backend_args'):
-            key = (source.ann_file, source.folder, source.classes)
-            shared.setdefault(key, []).append(source)
-        else:
-            findings.add(
-                'note',
-                f'{source.path} is not checked: only data sets in COCO format on local disks are.',
-            )
+    evaluated = set()
+    for split in splits:
+        sources = list(data_sources(cfg, split))
+        if split != 'train' and _check_evaluators(cfg, split, sources, findings):
+            evaluated.add(split)
+        for source in sources:
+            if source.is_coco and not source.config.get('backend_args'):
+                key = (source.ann_file, source.folder, source.classes)
+                shared.setdefault(key, []).append(source)
+            else:
+                findings.note(
+                    f'{source.path} is not checked: only data sets in COCO format on local disks '
+                    'are.'
+                )
     image_sets = []
-    for sources in shared.values():
+    for (ann_file, folder, classes), sources in shared.items():
         needs = Needs(
-            classes=sources[0].classes,
+            classes=classes,
             trained=any(source.split == 'train' for source in sources),
             evaluated=any(source.split in evaluated for source in sources),
             ignore_others=settings.get('other_categories') == 'ignore',
             classes_of=settings.get('classes_of'),
         )
-        image_sets.append(_check_source(sources[0], needs, findings))
+        coco = check_coco_file(ann_file, needs, findings)
+        if coco and needs.trained and not coco.num_usable:
+            drops_empty = (sources[0].config.get('filter_cfg') or {}).get('filter_empty_gt', False)
+            (findings.error if drops_empty else findings.warning)(
+                f'{ann_file} has no box that mmdet would use among {coco.num_annotations} '
+                'annotations; boxes must be [x, y, width, height] in pixels, at least 1 pixel wide '
+                'and high, inside their images and of positive area.'
+            )
+        if check_folder(folder, findings) and coco:
+            image_sets.append(check_files(coco.images, ann_file, folder, findings))
     _check_classes(cfg, [sources[0] for sources in shared.values()], findings)
-    open_images(filter(None, image_sets), findings, settings.get('bad_images') == 'skip')
+    open_images(image_sets, findings, settings.get('bad_images') == 'skip')
     return findings
 
 
@@ -106,39 +119,21 @@ def run_data_check(cfg: Config, splits: Iterable[str]) -> None:
     print_log('Data check: no errors.')
 
 
-def _check_evaluators(cfg: Config, split: str, findings: Findings) -> bool:
+def _check_evaluators(
+    cfg: Config, split: str, sources: list[DataSource], findings: Findings
+) -> bool:
     """Check that COCO metrics read the data's annotations, and say whether they compute figures."""
-    files = {os.path.realpath(source.ann_file) for source in data_sources(cfg, split)}
+    files = {os.path.realpath(source.ann_file) for source in sources}
     metrics = [metric for metric in walk_evaluators(cfg, split) if is_coco_metric(metric)]
     for metric in metrics:
         ann_file = metric.get('ann_file')
         if ann_file and files and os.path.realpath(ann_file) not in files:
-            findings.add(
-                'error',
+            findings.error(
                 f'{split}_evaluator.ann_file of {cfg.filename} is {ann_file}, which is no '
                 f'annotation file of {split}_dataloader; name the same file, or point --data-root '
-                'at the data.',
+                'at the data.'
             )
     return any(not metric.get('format_only') for metric in metrics)
-
-
-def _check_source(source: DataSource, needs: Needs, findings: Findings) -> ImageSet | None:
-    """Check all but the content of the images, and return those that exist."""
-    coco = check_coco_file(source.ann_file, needs, findings)
-    folder_exists = check_folder(source.folder, findings)
-    if coco is None:
-        return None
-    drops_empty = (source.config.get('filter_cfg') or {}).get('filter_empty_gt', False)
-    if needs.trained and not coco.num_usable:
-        findings.add(
-            'error' if drops_empty else 'warning',
-            f'{source.ann_file} has no box that mmdet would use among {coco.num_annotations} '
-            'annotations; boxes must be [x, y, width, height] in pixels, at least 1 pixel wide '
-            'and high, inside their images and of positive area.',
-        )
-    if not folder_exists:
-        return None
-    return check_files(coco.images, source.ann_file, source.folder, findings)
 
 
 def _check_classes(cfg: Config, sources: list[DataSource], findings: Findings) -> None:
@@ -146,25 +141,22 @@ def _check_classes(cfg: Config, sources: list[DataSource], findings: Findings) -
     counts = {len(source.classes): source for source in reversed(sources)}
     if len(counts) > 1:
         different = ', '.join(f'{source.path} has {count}' for count, source in counts.items())
-        findings.add(
-            'error',
+        findings.error(
             f'the data sets of {cfg.filename} have different numbers of classes ({different}); '
-            'give all the same metainfo.classes, or use --classes auto.',
+            'give all the same metainfo.classes, or use --classes auto.'
         )
         return
     for count, source in counts.items():
         for path, head in walk_heads(cfg.model):
             if head['num_classes'] != count:
-                findings.add(
-                    'error',
+                findings.error(
                     f'{path}.num_classes of {cfg.filename} is {head["num_classes"]}, but '
                     f'{source.path} has {count} classes; set num_classes={count}, or '
-                    'metainfo.classes to the right names, or use --classes auto.',
+                    'metainfo.classes to the right names, or use --classes auto.'
                 )
         for name in filter(is_background, source.classes):
-            findings.add(
-                'warning',
+            findings.warning(
                 f'{name!r} of {source.ann_file} is a class like any other for mmdet: its boxes '
                 'are learned, detected and counted in AP. What no box covers is background '
-                'already; remove the category, unless it is meant.',
+                'already; remove the category, unless it is meant.'
             )

@@ -78,37 +78,33 @@ def check_coco_file(ann_file: str, needs: Needs, findings: Findings) -> CocoFile
     Returns:
         The file's content for later checks, or None where its layout is wrong.
     """
-    annotated = needs.trained or needs.evaluated
-    data = _read(ann_file, annotated, findings)
+    fields = {'images': _IMAGE_FIELDS, 'categories': _CATEGORY_FIELDS}
+    if needs.trained or needs.evaluated:
+        fields['annotations'] = _ANNOTATION_FIELDS | (_CROWD_FIELD if needs.evaluated else {})
+    data = _read(ann_file, fields, findings)
     if data is None:
         return None
-    images, categories = data['images'], data['categories']
-    annotations = data['annotations'] if annotated else []
-    fields = {**_ANNOTATION_FIELDS, **(_CROWD_FIELD if needs.evaluated else {})}
-    sound = [
-        _check_fields(ann_file, 'images', images, _IMAGE_FIELDS, findings),
-        _check_fields(ann_file, 'categories', categories, _CATEGORY_FIELDS, findings),
-        _check_fields(ann_file, 'annotations', annotations, fields, findings),
-    ]
+    sound = [_check_fields(ann_file, kind, data[kind], fields[kind], findings) for kind in fields]
     if not all(sound):
         return None
+    images, categories = data['images'], data['categories']
+    annotations = data['annotations'] if 'annotations' in fields else []
     for kind, entries in (('image', images), ('annotation', annotations), ('category', categories)):
         doubled = _doubled(entry['id'] for entry in entries)
         if doubled:
-            findings.add(
-                'error',
+            findings.error(
                 f'{ann_file} has {kind} ids that are not unique: {listing(doubled)}; give every '
-                f'{kind} its own id.',
+                f'{kind} its own id.'
             )
     empty = [i['id'] for i in images if not (i['width'] > 0 and i['height'] > 0)]
     if empty:
-        findings.add(
-            'error',
+        findings.error(
             f'{ann_file}: {len(empty)} images have no positive width and height (ids '
-            f'{listing(empty)}); correct or remove them.',
+            f'{listing(empty)}); correct or remove them.'
         )
     _check_categories(ann_file, categories, annotations, needs, findings)
-    _check_crowds(ann_file, annotations, needs, findings)
+    if annotations and all(annotation.get('iscrowd') for annotation in annotations):
+        _report_crowds(f'all {len(annotations)} annotations of {ann_file}', needs, findings)
     usable = check_boxes(ann_file, images, annotations, findings)
     return CocoFile(images, len(annotations), usable)
 
@@ -130,32 +126,28 @@ def read_json(path: str) -> Any:  # noqa: ANN401 (whatever the JSON holds)
         raise ValueError(str(error)) from None
 
 
-def _read(ann_file: str, annotated: bool, findings: Findings) -> dict | None:
+def _read(ann_file: str, wanted: Iterable[str], findings: Findings) -> dict | None:
+    """The file's content, with all the wanted lists."""
     if not os.path.isfile(ann_file):
-        findings.add(
-            'error',
+        findings.error(
             f'the annotation file {ann_file} does not exist; point --data-root at the folder that '
-            'holds annotations/, or set ann_file.',
+            'holds annotations/, or set ann_file.'
         )
         return None
     try:
         data = read_json(ann_file)
     except ValueError as error:
-        findings.add(
-            'error', f'{ann_file} is not valid JSON ({error}); get or write the file again.'
-        )
+        findings.error(f'{ann_file} is not valid JSON ({error}); get or write the file again.')
         return None
     except OSError as error:
-        findings.add('error', f'{ann_file} cannot be read ({error}); correct its permissions.')
+        findings.error(f'{ann_file} cannot be read ({error}); correct its permissions.')
         return None
-    wanted = ('images', 'categories', 'annotations')[: 3 if annotated else 2]
     lists = data if isinstance(data, dict) else {}
     missing = [key for key in wanted if not isinstance(lists.get(key), list)]
     if missing:
-        findings.add(
-            'error',
+        findings.error(
             f'{ann_file} is not a COCO annotation file: it has no list of {", ".join(missing)}; '
-            'convert it to COCO format, or point --data-root at such a folder.',
+            'convert it to COCO format, or point --data-root at such a folder.'
         )
         return None
     return data
@@ -165,22 +157,19 @@ def _check_fields(
     ann_file: str, kind: str, entries: list, fields: dict[str, tuple], findings: Findings
 ) -> bool:
     """Check that every entry is a dict whose fields are there and of their types."""
-    sound = all(isinstance(entry, dict) for entry in entries)
-    if not sound:
-        findings.add(
-            'error',
-            f'{ann_file}: {kind} must be a list of objects; convert the file to COCO format.',
+    if not all(isinstance(entry, dict) for entry in entries):
+        findings.error(
+            f'{ann_file}: {kind} must be a list of objects; convert the file to COCO format.'
         )
         return False
+    sound = True
     for name, types in fields.items():
-        kinds = {type(entry.get(name)) for entry in entries} - set(types)
-        if kinds:
-            wrong = [entry for entry in entries if type(entry.get(name)) in kinds]
-            findings.add(
-                'error',
+        wrong = [entry for entry in entries if type(entry.get(name)) not in types]
+        if wrong:
+            findings.error(
                 f'{ann_file}: {len(wrong)} of {len(entries)} {kind} have no {name!r} of type '
                 f'{" or ".join(t.__name__ for t in types)} (first with id '
-                f'{wrong[0].get("id")!r}: {wrong[0].get(name)!r}); correct them.',
+                f'{wrong[0].get("id")!r}: {wrong[0].get(name)!r}); correct them.'
             )
             sound = False
     return sound
@@ -196,73 +185,61 @@ def _check_categories(
     classes = needs.classes
     names = {category['id']: category['name'] for category in categories}
     counts = Counter(annotation['category_id'] for annotation in annotations)
-    source, remedy, in_which_order = (
-        'metainfo.classes',
-        'set metainfo.classes and num_classes, use --classes auto, or correct --data-root',
-        'put metainfo.classes in that order, the same for training and validation',
-    )
+    source = 'metainfo.classes'
+    remedy = 'set metainfo.classes and num_classes, use --classes auto, or correct --data-root'
+    in_order = 'put metainfo.classes in that order, the same for training and validation'
     if needs.classes_of:
         source = f'the classes of the checkpoint {needs.classes_of}'
         remedy = 'name the data that it was trained on by --data-root, or train on this data first'
-        in_which_order = f"put the file's categories in the order {listing(classes)}"
+        in_order = f"put the file's categories in the order {listing(classes)}"
     doubled = _doubled(category['name'] for category in categories) + _doubled(classes)
     if doubled:
-        findings.add(
-            'error',
+        findings.error(
             f'category names are not unique in {ann_file} or {source}: {listing(doubled)}; give '
-            'every category its own name.',
+            'every category its own name.'
         )
     for category_id in sorted(set(counts) - set(names)):
-        findings.add(
-            'error',
+        findings.error(
             f'{ann_file} has {counts[category_id]} annotations of category id {category_id}, which '
-            'its list of categories does not hold; add it there or remove them.',
+            'its list of categories does not hold; add it there or remove them.'
         )
     others = [name for i, name in names.items() if name not in classes and counts[i]]
     if others and needs.ignore_others:
-        findings.add('note', f'{ann_file}: annotations of {listing(others)} are left out.')
+        findings.note(f'{ann_file}: annotations of {listing(others)} are left out.')
     elif others:
-        findings.add(
-            'error',
+        findings.error(
             f'{ann_file} has annotations of categories that are not among {source}: '
             f'{listing(others)}; {remedy}; --cfg-options data_check.other_categories=ignore leaves '
-            'them out.',
+            'them out.'
         )
     unknown = [name for name in classes if name not in names.values()]
     if unknown:
-        findings.add(
-            'error',
+        findings.error(
             f'{source} name {listing(unknown)}, which {ann_file} does not: its categories are '
-            f'{listing(names.values())}; {remedy}.',
+            f'{listing(names.values())}; {remedy}.'
         )
-    in_order = [name for name in names.values() if name in classes]
-    if not unknown and not doubled and in_order != list(classes):
-        findings.add(
-            'error',
+    common = [name for name in names.values() if name in classes]
+    if not unknown and not doubled and common != list(classes):
+        findings.error(
             f'{source} are in another order than the categories of {ann_file}, by which mmdet '
-            f'numbers the labels ({listing(in_order)}); {in_which_order}.',
+            f'numbers the labels ({listing(common)}); {in_order}.'
         )
     unused = [name for category, name in names.items() if not counts[category]]
     if unused and annotations:
-        findings.add('note', f'{ann_file} lists categories without annotation: {listing(unused)}.')
+        findings.note(f'{ann_file} lists categories without annotation: {listing(unused)}.')
 
 
-def _check_crowds(ann_file: str, annotations: list[dict], needs: Needs, findings: Findings) -> None:
-    if not annotations or not all(annotation.get('iscrowd') for annotation in annotations):
-        return
-    all_of_them = f'all {len(annotations)} annotations of {ann_file} are crowds (iscrowd=1)'
+def _report_crowds(all_of_them: str, needs: Needs, findings: Findings) -> None:
     remedy = 'set iscrowd to 0 where a box is around one object'
     if needs.trained:
-        findings.add(
-            'error',
-            f'{all_of_them}, which are no targets: the detector would learn to find nothing; '
-            f'{remedy}.',
+        findings.error(
+            f'{all_of_them} are crowds (iscrowd=1), which are no targets: the detector would learn '
+            f'to find nothing; {remedy}.'
         )
     if needs.evaluated:
-        findings.add(
-            'warning',
-            f"{all_of_them}, which COCO's evaluation does not count: every figure will be -1; "
-            f'{remedy}.',
+        findings.warning(
+            f"{all_of_them} are crowds (iscrowd=1), which COCO's evaluation does not count: every "
+            f'figure will be -1; {remedy}.'
         )
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from mmdet_mobileformer.errors import UserError
 
 MAX_LISTED = 20
 
-Level = Literal['error', 'warning', 'note']
-
 
 class Findings:
-    """What the check found, one sentence each.
+    """What the check found, one sentence each; `error`, `warning` and `note` add one.
 
     Attributes:
         errors: What would stop the run later, or spoil it silently.
@@ -24,10 +20,9 @@ class Findings:
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self.notes: list[str] = []
-
-    def add(self, level: Level, text: str) -> None:
-        """Add a sentence."""
-        {'error': self.errors, 'warning': self.warnings, 'note': self.notes}[level].append(text)
+        self.error = self.errors.append
+        self.warning = self.warnings.append
+        self.note = self.notes.append
 
     def raise_errors(self) -> None:
         """Raise all errors as one.
@@ -38,9 +33,7 @@ class Findings:
         if not self.errors:
             return
         lines = [f'the data check found {len(self.errors)} problem(s):']
-        lines += [
-            f'  {number}. {error}' for number, error in enumerate(self.errors[:MAX_LISTED], 1)
-        ]
+        lines += [f'  {number}. {error}' for number, error in enumerate(self.errors, 1)]
         if len(self.errors) > MAX_LISTED:
-            lines.append(f'  and {len(self.errors) - MAX_LISTED} more.')
+            lines[MAX_LISTED + 1 :] = [f'  and {len(self.errors) - MAX_LISTED} more.']
         raise UserError('\n'.join(lines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
@@ -37,22 +37,19 @@ class ImageSet:
 
 def leads_out(file_name: str) -> bool:
     """Whether an image name is absolute or climbs by '..', under POSIX or Windows rules."""
-    for path in (PurePosixPath(file_name), PureWindowsPath(file_name)):
-        if path.anchor or '..' in path.parts:
-            return True
-    return False
+    paths = PurePosixPath(file_name), PureWindowsPath(file_name)
+    return any(path.anchor or '..' in path.parts for path in paths)
 
 
 def check_folder(folder: str, findings: Findings) -> bool:
     """Check that the image folder exists, and say whether it does."""
-    if os.path.isdir(folder):
-        return True
-    findings.add(
-        'error',
-        f'the image folder {folder} does not exist; point --data-root at the folder that holds '
-        'it, or set data_prefix.img.',
-    )
-    return False
+    exists = os.path.isdir(folder)
+    if not exists:
+        findings.error(
+            f'the image folder {folder} does not exist; point --data-root at the folder that holds '
+            'it, or set data_prefix.img.'
+        )
+    return exists
 
 
 def check_files(images: list[dict], ann_file: str, folder: str, findings: Findings) -> ImageSet:
@@ -69,31 +66,28 @@ def check_files(images: list[dict], ann_file: str, folder: str, findings: Findin
     Returns:
         The images that exist.
     """
+    if not images:
+        findings.error(f'{ann_file} lists no image; correct --data-root or ann_file.')
     outside = [image['file_name'] for image in images if leads_out(image['file_name'])]
     if outside:
-        findings.add(
-            'error',
+        findings.error(
             f'{ann_file} names {len(outside)} images outside the image folder {folder}: '
             f'{listing(outside, MAX_LISTED)}; names must be relative and without "..": put the '
-            'images, or links to them, into the folder.',
+            'images, or links to them, into the folder.'
         )
-    if not images:
-        findings.add('error', f'{ann_file} lists no image; correct --data-root or ann_file.')
     inside = [image for image in images if not leads_out(image['file_name'])]
-    present = _present(inside, folder)
+    present = _present([image['file_name'] for image in inside], folder)
     missing = [image['file_name'] for image in inside if image['file_name'] not in present]
     if missing:
-        findings.add(
-            'error',
+        findings.error(
             f'{len(missing)} of {len(inside)} images that {ann_file} names are not in {folder}: '
-            f'{listing(missing, MAX_LISTED)}; correct --data-root, or complete the folder.',
+            f'{listing(missing, MAX_LISTED)}; correct --data-root, or complete the folder.'
         )
     return ImageSet(ann_file, folder, [i for i in inside if i['file_name'] in present])
 
 
-def _present(images: list[dict], folder: str) -> set[str]:
+def _present(names: list[str], folder: str) -> set[str]:
     """Names of the images that exist; one listing a folder is faster than one look an image."""
-    names = [image['file_name'] for image in images]
     found = set()
     for parent in {os.path.dirname(name) for name in names}:
         path = os.path.join(folder, parent)
@@ -102,7 +96,7 @@ def _present(images: list[dict], folder: str) -> set[str]:
     return {name for name in names if os.path.normpath(name) in found}
 
 
-def open_images(image_sets: Iterable[ImageSet], findings: Findings, skip_bad_images: bool) -> None:
+def open_images(image_sets: list[ImageSet], findings: Findings, skip_bad_images: bool) -> None:
     """Check that images can be read and are of the annotated size.
 
     All are opened if half a minute is enough, else a random sample, which begins with the same
@@ -117,9 +111,8 @@ def open_images(image_sets: Iterable[ImageSet], findings: Findings, skip_bad_ima
     image_sets = sorted(image_sets, key=lambda image_set: len(image_set.entries))
     for index, image_set in enumerate(image_sets):
         now = time.monotonic()
-        _open_set(
-            image_set, now + (end - now) / (len(image_sets) - index), findings, skip_bad_images
-        )
+        share = (end - now) / (len(image_sets) - index)
+        _open_set(image_set, now + share, findings, skip_bad_images)
 
 
 def _open_set(image_set: ImageSet, end: float, findings: Findings, skip_bad_images: bool) -> None:
@@ -130,26 +123,23 @@ def _open_set(image_set: ImageSet, end: float, findings: Findings, skip_bad_imag
     if unreadable:
         said = f'{len(unreadable)} {found} cannot be read: {listing(unreadable, MAX_LISTED, str)}'
         if skip_bad_images:
-            findings.add('warning', f'{said}; the run skips them.')
+            findings.warning(f'{said}; the run skips them.')
         else:
-            findings.add(
-                'error',
+            findings.error(
                 f'{said}; replace them, remove them from {ann_file}, or let the run skip them by '
-                '--skip-bad-images.',
+                '--skip-bad-images.'
             )
     resized = sorted(words for kind, words in problems if kind == 'size')
     if resized:
-        findings.add(
-            'error',
+        findings.error(
             f'{len(resized)} {found} are of another size than {ann_file} says: '
             f'{listing(resized, MAX_LISTED, str)}; correct the entries and their boxes, or the '
-            'images (an EXIF orientation counts).',
+            'images (an EXIF orientation counts).'
         )
     if len(problems) < len(image_set.entries):
-        findings.add(
-            'note',
+        findings.note(
             f'{len(problems)} of {len(image_set.entries)} images in {folder} were opened, a random '
-            'sample: all would take more than half a minute.',
+            'sample: all would take more than half a minute.'
         )
 
 
