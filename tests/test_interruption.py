@@ -152,7 +152,7 @@ def test_full_disk_is_a_sentence_and_leaves_the_checkpoint_before(data, tmp_path
     assert 'epoch_2.pth' in (said := output(tmp_path)) and 'No space left on device' in said
     assert 'Traceback' not in said
     assert {path.name for path in tmp_path.glob('*.pth*')} == {'epoch_1.pth'}
-    assert find_resume_point(str(tmp_path)).path == str(tmp_path / 'epoch_1.pth')
+    assert find_resume_point(str(tmp_path))[0] == str(tmp_path / 'epoch_1.pth')
 
 
 def test_newest_is_what_was_written_last(uninterrupted, tmp_path):
@@ -161,14 +161,14 @@ def test_newest_is_what_was_written_last(uninterrupted, tmp_path):
     os.utime(tmp_path / 'epoch_9.pth', (0, 0))
     pointer = tmp_path / 'last_checkpoint'
     pointer.write_text(str(tmp_path / 'epoch_1.pth'))
-    assert find_resume_point(str(tmp_path)).path == str(tmp_path / 'epoch_1.pth')
+    assert find_resume_point(str(tmp_path))[0] == str(tmp_path / 'epoch_1.pth')
     # In a copied folder times mean nothing, and the folder that it was copied from may go on.
     other = tmp_path / 'other'
     other.mkdir()
     shutil.copyfile(uninterrupted / LAST, other / 'epoch_1.pth')
     for place in ('/where/it/was', other):
         pointer.write_text(f'{place}/epoch_1.pth')
-        assert find_resume_point(str(tmp_path)).path == str(tmp_path / 'epoch_9.pth')
+        assert find_resume_point(str(tmp_path))[0] == str(tmp_path / 'epoch_9.pth')
 
 
 def test_search_finds_what_the_hook_writes_elsewhere(uninterrupted, tmp_path):
@@ -178,7 +178,7 @@ def test_search_finds_what_the_hook_writes_elsewhere(uninterrupted, tmp_path):
     written = tmp_path / 'disk' / 'run' / 'epoch_1.pth'
     shutil.copyfile(uninterrupted / LAST, written)
     (tmp_path / 'run' / 'last_checkpoint').write_text(str(written))
-    assert find_resume_point(str(tmp_path / 'run'), str(tmp_path / 'disk')).path == str(written)
+    assert find_resume_point(str(tmp_path / 'run'), str(tmp_path / 'disk'))[0] == str(written)
 
 
 def test_the_best_checkpoint_of_another_run_stays(tmp_path):
@@ -202,9 +202,9 @@ def test_search_passes_over_what_is_not_whole(data, uninterrupted, tmp_path):
     (tmp_path / 'epoch_4.pth').write_bytes(b'')
     torch.save(dict(state_dict={}), tmp_path / 'weights.pth')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_4.pth'))
-    point = find_resume_point(str(tmp_path))
-    assert point.path == str(tmp_path / 'epoch_1.pth')
-    said = '\n'.join(point.passed_over)
+    newest, passed_over = find_resume_point(str(tmp_path))
+    assert newest == str(tmp_path / 'epoch_1.pth')
+    said = '\n'.join(passed_over)
     for name in (
         'epoch_2.pth is not whole',
         'epoch_3.pth is damaged',

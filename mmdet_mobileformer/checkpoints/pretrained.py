@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import nn
 
-from mmdet_mobileformer.checkpoints.compare import differences
+from mmdet_mobileformer.checkpoints.compare import Difference, shapes_of
 from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data, select_state_dict
 from mmdet_mobileformer.errors import UserError
 
@@ -41,26 +41,22 @@ def load_pretrained(module: nn.Module, path: str, prefix: str = '') -> None:
             f"{next(iter(weights))!r}); a checkpoint in the authors' format must first be "
             'converted by tools/convert_checkpoint.py.'
         )
-    expected = module.state_dict()
-    extra = _blocks_beyond(module, own)
-    own = {name: value for name, value in own.items() if name not in extra}
-    found = differences(_shapes(own), _shapes(expected))
-    if found:
+    for name in _blocks_beyond(module, own):
+        del own[name]
+    difference = Difference(shapes_of(own), shapes_of(module.state_dict()))
+    if difference:
         variant = (checkpoint.get('meta') or {}).get('variant')
         said = f', which says that it is of variant {variant},' if variant else ''
         raise UserError(
             f'the pretrained weights {path}{said} do not fit the {type(module).__name__} that the '
-            f'config builds: {found}; name the file of the same arch in init_cfg.checkpoint.'
+            f'config builds: {difference.describe()}; name the file of the same arch in '
+            'init_cfg.checkpoint.'
         )
-    module.load_state_dict(own)
+    module.load_state_dict(own, strict=False)  # a count of batches may be missing
 
 
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
-    return {name: value.shape for name, value in weights.items()}
-
-
-def _blocks_beyond(module: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
+def _blocks_beyond(module: nn.Module, names: Iterable[str]) -> list[str]:
     """Names of weights of blocks behind the module's last one."""
     count = len(getattr(module, 'blocks', ()))
-    parts = {name: name.split('.') for name in weights if name.startswith('blocks.')}
-    return {name for name, part in parts.items() if part[1].isdigit() and int(part[1]) >= count}
+    parts = {name: name.split('.') for name in names if name.startswith('blocks.')}
+    return [name for name, part in parts.items() if part[1].isdigit() and int(part[1]) >= count]

@@ -86,23 +86,6 @@ def check_checkpoint(path: str) -> None:
         raise UserError(f'the checkpoint {path} does not exist (looked from {os.getcwd()}).')
 
 
-def checkpoint_classes(path: str) -> tuple[str, ...] | None:
-    """Class names that a local checkpoint of mmengine was trained for, if it says so.
-
-    Args:
-        path: The file.
-
-    Raises:
-        UserError: If the file holds more than data, or cannot be read.
-    """
-    if not os.path.isfile(path):
-        return None
-    checkpoint = load_checkpoint_as_data(path)
-    meta: dict[str, Any] = checkpoint.get('meta') or {}
-    classes = (meta.get('dataset_meta') or {}).get('classes')
-    return tuple(classes) if classes else None
-
-
 def select_state_dict(
     checkpoint: Mapping[str, Any], path: str | os.PathLike, ema: bool = False
 ) -> tuple[str, dict[str, Tensor]]:

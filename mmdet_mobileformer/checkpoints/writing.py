@@ -83,13 +83,5 @@ class DurableBackend(LocalBackend):
         """
         write_durably(filepath, obj)
 
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text to a file.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
-        write_durably(filepath, obj.encode(encoding))
-
 
 register_backend('durable', DurableBackend, force=True)

@@ -9,11 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
 from mmdet_mobileformer.checkpoints import select_state_dict
-from mmdet_mobileformer.checkpoints.compare import (
-    Difference,
-    classes_of,
-    describe_misfit,
-)
+from mmdet_mobileformer.checkpoints.compare import Difference, classes_of, misfit, shapes_of
 from mmdet_mobileformer.engine.acceleration import unwrap
 from mmdet_mobileformer.errors import UserError, listing
 
@@ -46,13 +42,14 @@ class CheckpointFitHook(Hook):
         path = runner._load_from if isinstance(runner._load_from, str) else 'to resume from'
         _, weights = select_state_dict(checkpoint, path)
         checkpoint['state_dict'] = weights
-        difference = Difference(unwrap(runner.model), weights)
+        detector, trained = unwrap(runner.model), classes_of(checkpoint)
+        difference = Difference(shapes_of(weights), shapes_of(detector.state_dict()))
         # A training loop is built when training begins; before a test it is still a config.
         finetuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        class_layers = difference.class_layers(classes_of(checkpoint)) if finetuning else []
+        class_layers = difference.class_layers(detector, trained) if finetuning else []
         other_shapes = set(difference.reshaped) - set(class_layers)
-        if other_shapes or difference.partial or (difference.anything and not finetuning):
-            raise UserError(describe_misfit(path, checkpoint, runner.cfg, difference))
+        if other_shapes or difference.partial or (difference and not finetuning):
+            raise misfit(detector, checkpoint, path, runner.cfg, difference)
         if not difference.common:
             raise UserError(
                 f'the checkpoint {path} has no part in common with the detector of '
@@ -70,8 +67,8 @@ class CheckpointFitHook(Hook):
             )
         for name in class_layers:
             del weights[name]
-        given = (runner.visualizer.dataset_meta or {}).get('classes') or ()
-        about = _classes_taken(classes_of(checkpoint), tuple(given), class_layers, finetuning)
+        given = tuple((runner.visualizer.dataset_meta or {}).get('classes') or ())
+        about = _classes_taken(trained, given, class_layers, finetuning)
         if about:
             runner.logger.warning(f'{path} {about}')
         for name in difference.absent:

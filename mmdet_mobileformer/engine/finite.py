@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from mmdet.models.task_modules import AssignResult, HungarianAssigner
+from mmdet.models.task_modules import HungarianAssigner
 from mmdet.registry import TASK_UTILS
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -179,12 +179,19 @@ class _FiniteCost:
     def __init__(self, cost: Callable[..., Tensor]) -> None:
         self.cost = cost
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 (mmdet's own)
-        value = self.cost(*args, **kwargs)
+    def __call__(
+        self, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs: object
+    ) -> Tensor:
+        value = self.cost(pred_instances=pred_instances, gt_instances=gt_instances, **kwargs)
         if not _finite(value):
-            raise NonFiniteError(
-                f'not finite: the cost matrix of the matching, by {type(self.cost).__name__}'
-            )
+            cause = type(self.cost).__name__
+            for kind, instances in (('annotated', gt_instances), ('predicted', pred_instances)):
+                for name in ('bboxes', 'scores'):
+                    part = instances.get(name)
+                    part = getattr(part, 'tensor', part)  # mmdet's box structures
+                    if isinstance(part, Tensor) and not _finite(part):
+                        cause = f'{kind} {name}'
+            raise NonFiniteError(f'not finite: the cost matrix of the matching, by {cause}')
         return value
 
 
@@ -195,26 +202,3 @@ class FiniteHungarianAssigner(HungarianAssigner):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (mmdet's own)
         super().__init__(*args, **kwargs)
         self.match_costs = [_FiniteCost(cost) for cost in self.match_costs]
-
-    def assign(
-        self,
-        pred_instances: InstanceData,
-        gt_instances: InstanceData,
-        *args: object,
-        **kwargs: object,
-    ) -> AssignResult:
-        """Match predictions to objects as mmdet does.
-
-        Raises:
-            NonFiniteError: If the costs of matching would not be finite.
-        """
-        groups = (('predicted', pred_instances), ('annotated', gt_instances))
-        for kind, instances in groups if len(gt_instances) else ():
-            for name in ('scores', 'bboxes'):
-                value = instances.get(name)
-                value = getattr(value, 'tensor', value)  # mmdet's box structures
-                if isinstance(value, Tensor) and not _finite(value):
-                    raise NonFiniteError(
-                        f'not finite: the cost matrix of the matching, by {kind} {name}'
-                    )
-        return super().assign(pred_instances, gt_instances, *args, **kwargs)

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -149,37 +150,30 @@ class BadImageReportHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Begin with an empty list, unless the run continues one."""
-        if is_main_process() and not runner._resume:
-            with suppress(FileNotFoundError):
-                os.remove(self.report_file)
+        if not runner._resume:
+            self.before_test(runner)
 
     def before_test(self, runner: Runner) -> None:
         """Begin with an empty list."""
         if is_main_process():
-            with suppress(FileNotFoundError):
-                os.remove(self.report_file)
+            Path(self.report_file).unlink(missing_ok=True)
 
     def after_train(self, runner: Runner) -> None:
         """Log the number of images and the first of them."""
-        self._log_images(runner)
-
-    def after_test(self, runner: Runner) -> None:
-        """Log them after an evaluation too."""
-        self._log_images(runner)
-
-    def _log_images(self, runner: Runner) -> None:
         if not is_main_process():
             return
-        found: dict[str, str] = {}
-        if os.path.isfile(self.report_file):
-            with open(self.report_file, encoding='utf-8') as file:
-                found = dict(line.rstrip('\n').split('\t', 1) for line in file)
+        report = Path(self.report_file)
+        lines = report.read_text(encoding='utf-8').splitlines() if report.is_file() else []
+        found = dict(line.split('\t', 1) for line in lines)
+        if not found:
+            runner.logger.warning('No image had to be skipped.')
+            return
         images = listing([f'{path} ({problem})' for path, problem in found.items()], 20, str)
         runner.logger.warning(
-            f'Skipped {len(found)} images that cannot be read, all in {self.report_file}: {images}.'
-            if found
-            else 'No image had to be skipped.'
+            f'Skipped {len(found)} images that cannot be read, all in {report}: {images}.'
         )
+
+    after_test = after_train
 
 
 @HOOKS.register_module()

@@ -23,7 +23,11 @@ from mmdet_mobileformer.config_tree import (
 )
 from mmdet_mobileformer.data_check.coco_file import is_background, read_json
 from mmdet_mobileformer.errors import UserError, listing
-from mmdet_mobileformer.launch.data_layouts import find_annotations, how_to_convert
+from mmdet_mobileformer.launch.data_layouts import (
+    coco_layout,
+    find_annotations,
+    how_to_convert,
+)
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
@@ -77,12 +81,10 @@ def _move_dataset(source: DataSource, data_root: str) -> None:
         advice = None if kept or found else how_to_convert(data_root)
         if advice:
             raise UserError(advice)
-        name = 'train2017' if source.split == 'train' else 'val2017'
-        standard = f'annotations/instances_{name}.json', f'{name}/'
-        ann_file, images = (ann_file if kept else (found or standard)[0], (found or standard)[1])
-    dataset['data_root'] = data_root
-    dataset['ann_file'] = ann_file
-    dataset['data_prefix'] = {**prefix, 'img': images}
+        found_file, images = found or coco_layout(source.split)
+        ann_file = ann_file if kept else found_file
+    prefix['img'] = images
+    dataset.update(data_root=data_root, ann_file=ann_file, data_prefix=prefix)
 
 
 def annotated_classes(cfg: Config) -> tuple[str, ...]:
@@ -100,11 +102,7 @@ def annotated_classes(cfg: Config) -> tuple[str, ...]:
             f'--classes auto finds no data set with an annotation file in {cfg.filename}.'
         )
     categories, used = read_categories(files[0])
-    parents = {
-        category.get('supercategory')
-        for category in categories
-        if category.get('supercategory') != category['name']
-    }
+    parents = {c.get('supercategory') for c in categories if c.get('supercategory') != c['name']}
     unused = [
         category
         for category in categories
@@ -174,10 +172,8 @@ def set_classwise(cfg: Config) -> None:
     Raises:
         UserError: If the config has no COCO metric.
     """
-    found = False
-    for split in ('val', 'test'):
-        for evaluator in walk_evaluators(cfg, split):
-            if is_coco_metric(evaluator):
-                evaluator['classwise'] = found = True
-    if not found:
+    metrics = [m for s in ('val', 'test') for m in walk_evaluators(cfg, s) if is_coco_metric(m)]
+    if not metrics:
         raise UserError(f'--classwise needs a COCO metric, and {cfg.filename} has none.')
+    for metric in metrics:
+        metric['classwise'] = True

@@ -7,15 +7,20 @@ from pathlib import Path
 
 BESIDE_IMAGES = '_annotations.coco.json'  # Roboflow's name
 _NAMES = {'train': ('train',), 'val': ('valid', 'val'), 'test': ('test', 'valid', 'val')}
-_CONVERTER = '/tmp/converter/bin/'
+_CONVERTER = '.venv_converter'  # below the folder that the user is in
+
+
+def coco_layout(split: str) -> tuple[str, str]:
+    """Annotation file and image folder of a split as COCO names them; 'val' serves for tests."""
+    name = 'train2017' if split == 'train' else 'val2017'
+    return f'annotations/instances_{name}.json', f'{name}/'
 
 
 def find_annotations(data_root: str, split: str) -> tuple[str, str] | None:
     """Annotation file and image folder of a split, in COCO format.
 
-    Known are mmdet's layout (``annotations/instances_train2017.json``, ``train2017/``, the same for
-    ``val2017``, which serves for tests too) and Roboflow's: ``_annotations.coco.json`` among the
-    images of ``train/``, ``valid/`` and ``test/``, or of YOLO's folders of images.
+    Known are :func:`coco_layout` and Roboflow's: ``_annotations.coco.json`` among the images of
+    ``train/``, ``valid/`` and ``test/``, or of YOLO's folders of images.
 
     Args:
         data_root: The folder.
@@ -24,9 +29,8 @@ def find_annotations(data_root: str, split: str) -> tuple[str, str] | None:
     Returns:
         Both relative to the folder; None if there is no such file.
     """
-    name = 'train2017' if split == 'train' else 'val2017'
-    if (Path(data_root) / f'annotations/instances_{name}.json').is_file():
-        return f'annotations/instances_{name}.json', f'{name}/'
+    if (Path(data_root) / coco_layout(split)[0]).is_file():
+        return coco_layout(split)
     for images, _ in _folders(split):
         if (Path(data_root) / images / BESIDE_IMAGES).is_file():
             return f'{images}/{BESIDE_IMAGES}', f'{images}/'
@@ -45,22 +49,20 @@ def how_to_convert(data_root: str) -> str | None:
             library = 'globox' if 'globox' in command else 'supervision'
             return (
                 f'{data_root} is in the layout of {layout}; convert it to COCO format by this '
-                f'command, then run again:\n  python3 -m venv /tmp/converter && '
-                f'{_CONVERTER}pip install {library} && {command}'
+                f'command, then run again:\n  python3 -m venv {_CONVERTER} && '
+                f'{_CONVERTER}/bin/pip install {library} && {command}'
             )
     return None
 
 
 def _folders(split: str) -> list[tuple[str, str]]:
     """Where a split's images may be, and where YOLO would keep their labels."""
-    folders = []
-    for name in _NAMES[split]:
-        folders += [
-            (name, name),
-            (f'images/{name}', f'labels/{name}'),
-            (f'{name}/images', f'{name}/labels'),
-        ]
-    return folders
+    layouts = (('{}', '{}'), ('images/{}', 'labels/{}'), ('{}/images', '{}/labels'))
+    return [
+        (images.format(name), labels.format(name))
+        for name in _NAMES[split]
+        for images, labels in layouts
+    ]
 
 
 def _from_yolo(root: Path) -> str | None:
@@ -104,7 +106,7 @@ def _from_voc(root: Path) -> str | None:
 
 
 def _python(expression: str) -> str:
-    return f'{_CONVERTER}python -c "import supervision; {expression}"'
+    return f'{_CONVERTER}/bin/python -c "import supervision; {expression}"'
 
 
 def _split(root: Path, data_set: str) -> str:
@@ -121,6 +123,6 @@ def _split(root: Path, data_set: str) -> str:
 def _globox(folder: str) -> str:
     """Convert VOC files beside their images, with the classes in alphabetical order."""
     return (
-        f'{_CONVERTER}globox convert {folder} {folder}/{BESIDE_IMAGES} -f pascalvoc -d {folder} '
-        '-F coco -A'
+        f'{_CONVERTER}/bin/globox convert {folder} {folder}/{BESIDE_IMAGES} '
+        f'-f pascalvoc -d {folder} -F coco -A'
     )

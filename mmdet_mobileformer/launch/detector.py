@@ -15,9 +15,9 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
+from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmdet_mobileformer.checkpoints.compare import load_whole_checkpoint
-from mmdet_mobileformer.checkpoints.reading import check_checkpoint, checkpoint_classes
+from mmdet_mobileformer.checkpoints.compare import classes_of, load_whole_checkpoint
 from mmdet_mobileformer.config_tree import data_sources, names_class
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.arguments import load_config
@@ -72,17 +72,17 @@ def load_detector(words: list[str], args: argparse.Namespace, device: str) -> Tr
         raise UserError(f'--device {device} cannot be used ({reason}); try --device cpu.') from None
     if words[0].endswith('.onnx'):
         return _exported(words[0], device)
-    args.config, checkpoint = find_run(words)
+    args.config, path = find_run(words)
     cfg = load_config(args)
     if getattr(args, 'data_root', None):
         set_data_root(cfg, args.data_root)
-    check_checkpoint(checkpoint)
-    classes = checkpoint_classes(checkpoint)
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    classes = classes_of(checkpoint)
     if classes and classes != _classes_of(cfg):
         set_classes(cfg, classes)
     # The checkpoint has all weights: files that the parts' init_cfg name need not be there.
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    load_whole_checkpoint(model, checkpoint, cfg)
+    load_whole_checkpoint(model, checkpoint, path, cfg)
     model.to(device).eval().requires_grad_(False)
     return TrainedDetector(model, cfg, classes or _classes_of(cfg), _palette(cfg))
 
@@ -110,9 +110,9 @@ def _classes_of(cfg: Config) -> tuple[str, ...]:
 def _palette(cfg: Config) -> Any:  # noqa: ANN401 (a config's value)
     """Colours of the test data set's classes; 'random' where it has none or too few."""
     for source in data_sources(cfg, 'test'):
-        metainfo = source.kind._load_metainfo(source.config.get('metainfo'))
-        if len(metainfo.get('palette') or ()) >= len(source.classes):
-            return metainfo['palette']
+        palette = source.metainfo.get('palette') or ()
+        if len(palette) >= len(source.classes):
+            return palette
     return 'random'
 
 

@@ -1,24 +1,8 @@
 """What tools/train.py and tools/test.py put into configs from elsewhere; this project's name it.
 
-Each of mmengine's and mmdet's parts that loses work or hides an error is replaced by the part of
-this package that is derived from it:
-
-==================================  ========================================================
-mmengine, mmcv, mmdet               here
-==================================  ========================================================
-CheckpointHook                      DurableCheckpointHook, TerminationHook
-EpochBasedTrainLoop                 ResumableTrainLoop
-IterBasedTrainLoop                  NamingIterBasedTrainLoop
-OptimWrapper, AmpOptimWrapper       FiniteOptimWrapper, FiniteAmpOptimWrapper
-HungarianAssigner                   FiniteHungarianAssigner
-LoadImageFromFile                   LoadWholeImage
-activation_checkpointing            RecomputeHook
-DetVisualizationHook                SkippingVisualizationHook (--skip-bad-images)
-(nothing)                           FiniteLossHook, CheckpointFitHook, SameStatisticsHook
-==================================  ========================================================
-
-Other parts that a config names are left alone. A training's ``test_dataloader`` loads by mmcv's own
-LoadImageFromFile, since the config that a run saves serves mmdet's API, which looks for that.
+Parts that a config names and :data:`OURS` does not are left alone. A training's ``test_dataloader``
+loads by mmcv's own LoadImageFromFile, since the config that a run saves serves mmdet's API, which
+looks for that.
 """
 
 from __future__ import annotations
@@ -32,9 +16,25 @@ from mmengine.config import Config
 from mmdet_mobileformer.config_tree import names_class, walk
 from mmdet_mobileformer.errors import UserError
 
+# Parts of mmengine, mmcv and mmdet that lose work or hide an error, and this package's, which are
+# derived from them.
+OURS = {
+    'CheckpointHook': 'DurableCheckpointHook',
+    'EpochBasedTrainLoop': 'ResumableTrainLoop',
+    'IterBasedTrainLoop': 'NamingIterBasedTrainLoop',
+    'OptimWrapper': 'FiniteOptimWrapper',
+    'AmpOptimWrapper': 'FiniteAmpOptimWrapper',
+    'HungarianAssigner': 'FiniteHungarianAssigner',
+    'LoadImageFromFile': 'mmdet.LoadWholeImage',  # mmpretrain's configs find it by the scope
+    'DetVisualizationHook': 'SkippingVisualizationHook',  # with --skip-bad-images
+}
+
 
 def harden_training(cfg: Config) -> list[str]:
     """Let a training survive interruption and stop at numbers that are not finite, in place.
+
+    Beside :data:`OURS` it puts in TerminationHook, FiniteLossHook, SameStatisticsHook, and
+    RecomputeHook in the place of ``activation_checkpointing``.
 
     Returns:
         What was replaced and added, each as words for a message.
@@ -43,16 +43,14 @@ def harden_training(cfg: Config) -> list[str]:
         UserError: If checkpoints are to be written to a remote storage.
     """
     done = _harden_checkpoints(cfg)
-    loop, by_epoch = cfg.train_cfg, cfg.train_cfg.pop('by_epoch', None)
+    by_epoch = cfg.train_cfg.pop('by_epoch', None)
     if by_epoch is not None:
-        loop.setdefault('type', 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')
+        loop = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
+        cfg.train_cfg.setdefault('type', loop)
     cfg.optim_wrapper.setdefault('type', 'OptimWrapper')
-    done += _replace(loop, 'EpochBasedTrainLoop', 'ResumableTrainLoop')
-    done += _replace(loop, 'IterBasedTrainLoop', 'NamingIterBasedTrainLoop')
-    done += _replace(cfg.optim_wrapper, 'OptimWrapper', 'FiniteOptimWrapper')
-    done += _replace(cfg.optim_wrapper, 'AmpOptimWrapper', 'FiniteAmpOptimWrapper')
-    for _, node in walk(cfg.model):
-        done += _replace(node, 'HungarianAssigner', 'FiniteHungarianAssigner')
+    assigners = (node for _, node in walk(cfg.model) if names_class(node, 'HungarianAssigner'))
+    for node in (cfg.train_cfg, cfg.optim_wrapper, *assigners):
+        done += _replace(node)
     done += add_hook(cfg, 'FiniteLossHook') + add_hook(cfg, 'SameStatisticsHook')
     modules = cfg.pop('activation_checkpointing', None)
     if modules:
@@ -64,7 +62,7 @@ def _harden_checkpoints(cfg: Config) -> list[str]:
     hooks = cfg.setdefault('default_hooks', {})
     # Without one mmengine takes its own with these settings.
     checkpoint = hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1)
-    replaced = _replace(checkpoint, 'CheckpointHook', 'DurableCheckpointHook')
+    replaced = _replace(checkpoint)
     if not names_class(checkpoint, 'DurableCheckpointHook'):
         return []
     if checkpoint.get('backend_args') or checkpoint.get('file_client_args'):
@@ -101,8 +99,8 @@ def harden_loading(
         if f'{split}_dataloader' in cfg:  # a config may use one loader for two splits
             cfg[f'{split}_dataloader'] = copy.deepcopy(cfg[f'{split}_dataloader'])
         for node in _transforms(cfg, split):
-            # With its scope, so that a config of another project (mmpretrain's) finds it.
-            done += _replace(node, 'LoadImageFromFile', 'mmdet.LoadWholeImage')
+            if names_class(node, 'LoadImageFromFile'):
+                done += _replace(node)
             if skip_bad_images and names_class(node, 'LoadWholeImage'):
                 node['on_error'] = 'replace' if split == 'train' else 'blank'
                 node['report_file'] = report_file
@@ -114,24 +112,25 @@ def harden_loading(
     if skip_bad_images:
         add_hook(cfg, 'BadImageReportHook', report_file=report_file)
         for hook in _hooks(cfg):
-            _replace(hook, 'DetVisualizationHook', 'SkippingVisualizationHook')
+            if names_class(hook, 'DetVisualizationHook'):
+                _replace(hook)
         cfg.data_check = dict(cfg.get('data_check') or {}, bad_images='skip')
     return done
 
 
 def _transforms(cfg: Config, split: str) -> Iterator[dict]:
     """Everything within a split's data set, and what hooks bring for the last epochs."""
-    hooks = list(cfg.get('custom_hooks') or []) if split == 'train' else []
+    hooks = cfg.get('custom_hooks') if split == 'train' else None
     for place in ((cfg.get(f'{split}_dataloader') or {}).get('dataset'), hooks):
-        for _, node in walk(place):
-            yield node
+        yield from (node for _, node in walk(place))
 
 
-def _replace(node: dict, theirs: str, ours: str) -> list[str]:
-    if not names_class(node, theirs) or node['type'] == ours:
-        return []
-    node['type'] = ours
-    return [f'{ours.removeprefix("mmdet.")} for {theirs}']
+def _replace(node: dict) -> list[str]:
+    for theirs, ours in OURS.items():
+        if names_class(node, theirs):
+            node['type'] = ours
+            return [f'{ours.removeprefix("mmdet.")} for {theirs}']
+    return []
 
 
 def require_in_checkpoint(cfg: Config, part: str) -> None:

@@ -7,7 +7,8 @@ import os
 
 from mmdet.evaluation import DumpDetResults
 
-from mmdet_mobileformer.checkpoints.reading import check_checkpoint, checkpoint_classes
+from mmdet_mobileformer.checkpoints.compare import classes_of
+from mmdet_mobileformer.checkpoints.reading import check_checkpoint, load_checkpoint_as_data
 from mmdet_mobileformer.data_check.check import run_data_check
 from mmdet_mobileformer.engine.acceleration import AccelerationHook
 from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
@@ -73,9 +74,9 @@ def test(args: argparse.Namespace) -> None:
     leave_group()
 
 
-def _classes_of(path: str) -> tuple[str, ...] | None:
-    if not path.endswith('.onnx'):
-        return checkpoint_classes(path)
-    from mmdet_mobileformer.export import onnx_classes  # needs ONNX Runtime
+def _classes_of(path: str) -> tuple[str, ...]:
+    if path.endswith('.onnx'):
+        from mmdet_mobileformer.export import onnx_classes  # needs ONNX Runtime
 
-    return onnx_classes(path)
+        return onnx_classes(path)
+    return classes_of(load_checkpoint_as_data(path)) if os.path.isfile(path) else ()

@@ -14,7 +14,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dist import all_gather_object
 
-from mmdet_mobileformer.config_tree import names_class, walk
+from mmdet_mobileformer.config_tree import class_of, names_class, walk
 from mmdet_mobileformer.engine.distributed import on_main_process
 from mmdet_mobileformer.engine.resuming.find import find_resume_point, require_resumable
 from mmdet_mobileformer.errors import UserError
@@ -35,10 +35,12 @@ def train_from_scratch(cfg: Config) -> None:
             node['init_cfg'] = _without_pretrained(node['init_cfg'])
         if isinstance(node.get('pretrained'), str):
             node['pretrained'] = None
-        learning = dict(norm_eval=False, frozen_stages=-1)
-        defaults = _defaults(node) if path.split('.')[-1] == 'backbone' else {}
-        for name, value in learning.items():
-            if name in node or name in defaults:
+        settable = set(node)
+        if path.split('.')[-1] == 'backbone':
+            kind = class_of(node, MODELS)
+            settable |= set(inspect.signature(kind).parameters) if kind else set()
+        for name, value in dict(norm_eval=False, frozen_stages=-1).items():
+            if name in settable:
                 node[name] = value
         if isinstance(node.get('norm_cfg'), dict) and 'requires_grad' in node['norm_cfg']:
             node['norm_cfg']['requires_grad'] = True
@@ -48,14 +50,6 @@ def _without_pretrained(init_cfg: Any) -> Any:  # noqa: ANN401 (dict, list of di
     if isinstance(init_cfg, (list, tuple)):
         return [item for item in init_cfg if item.get('type') != 'Pretrained'] or None
     return None if (init_cfg or {}).get('type') == 'Pretrained' else init_cfg
-
-
-def _defaults(module: dict) -> dict[str, Any]:
-    kind = module.get('type')
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    if kind is None:
-        return {}
-    return dict(inspect.signature(kind.__init__).parameters)
 
 
 def set_ema(cfg: Config, momentum: float) -> None:
@@ -71,14 +65,8 @@ def set_ema(cfg: Config, momentum: float) -> None:
     if not 0 < momentum < 1:
         raise UserError(f'--ema-momentum {momentum:g} must lie between 0 and 1, as 0.0002 does.')
     cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if not names_class(h, 'EMAHook')]
-    add_hook(
-        cfg,
-        'EMAHook',
-        ema_type='ExpMomentumEMA',
-        momentum=momentum,
-        update_buffers=True,
-        priority=49,
-    )
+    average = dict(ema_type='ExpMomentumEMA', momentum=momentum, update_buffers=True)
+    add_hook(cfg, 'EMAHook', **average, priority=49)
 
 
 def set_amp(cfg: Config, dtype: str) -> None:
@@ -134,11 +122,12 @@ def set_resume(cfg: Config, checkpoint: str) -> None:
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     path = on_main_process(_resumed, cfg.work_dir, hook.get('out_dir'), checkpoint)
-    blind = [rank for rank, seen in enumerate(all_gather_object(_is_there(path))) if not seen]
+    there = all_gather_object(path is None or os.path.isfile(path))
+    blind = [str(rank) for rank, seen in enumerate(there) if not seen]
     if blind:
         raise UserError(
-            f'--resume {path}: the processes of rank {", ".join(map(str, blind))} do not see this '
-            'file; all machines need one work directory, or a copy of the checkpoint there.'
+            f'--resume {path}: the processes of rank {", ".join(blind)} do not see this file; all '
+            'machines need one work directory, or a copy of the checkpoint there.'
         )
     cfg.resume = path is not None
     if path:
@@ -149,13 +138,9 @@ def _resumed(work_dir: str, out_dir: str | None, checkpoint: str) -> str | None:
     if checkpoint != 'auto':
         require_resumable(checkpoint)
         return checkpoint
-    point = find_resume_point(work_dir, out_dir)
-    for sentence in point.passed_over:
+    path, passed_over = find_resume_point(work_dir, out_dir)
+    for sentence in passed_over:
         print(f'--resume passes over: {sentence}', flush=True)
-    found = f'continues from {point.path}, the newest whole checkpoint'
-    print(f'--resume {found if point.path else f"finds none in {work_dir}"}.', flush=True)
-    return point.path
-
-
-def _is_there(path: str | None) -> bool:
-    return path is None or os.path.isfile(path)
+    found = f'continues from {path}, the newest whole checkpoint'
+    print(f'--resume {found if path else f"finds none in {work_dir}"}.', flush=True)
+    return path

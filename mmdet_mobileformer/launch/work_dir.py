@@ -130,26 +130,24 @@ def find_run(words: Sequence[str | None]) -> tuple[str, str]:
 
 def _best_checkpoint(work_dir: str, several_runs: bool) -> str:
     """The best checkpoint of the run that wrote last, else its newest whole one."""
-    newest = find_resume_point(work_dir)
-    folders = {Path(work_dir), *([Path(newest.path).parent] if newest.path else [])}
+    newest, passed_over = find_resume_point(work_dir)
+    folders = {Path(work_dir), *([Path(newest).parent] if newest else [])}
     found = {path.resolve(): path for folder in folders for path in folder.glob('best_*.pth')}
-    passed_over = list(newest.passed_over)
     for path in sorted(found.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             require_whole(str(path))
         except UserError as error:
             passed_over.append(str(error))
             continue
-        others = several_runs and newest.path and _config_name(path) != _config_name(newest.path)
-        if not others:
+        if not (several_runs and newest and _config_name(path) != _config_name(newest)):
             return str(path)
-    if newest.path is None:
+    if newest is None:
         reasons = f' ({" ".join(passed_over)})' if passed_over else ''
         raise UserError(
             f'{work_dir} holds no whole checkpoint{reasons}; train first, or give CONFIG '
             'CHECKPOINT.'
         )
-    return os.path.relpath(newest.path) if not os.path.isabs(work_dir) else newest.path
+    return newest if os.path.isabs(work_dir) else os.path.relpath(newest)
 
 
 def _config_name(checkpoint: str | os.PathLike) -> str | None:

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mmdet_mobileformer.checkpoints.compare import differences
+from mmdet_mobileformer.checkpoints.compare import Difference
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models.arch import ARCHS, BOTTLENECK, DOWNSAMPLING, LITE
 from mmdet_mobileformer.models.classifier import MobileFormerClassifier
@@ -146,10 +146,10 @@ def recognise_variant(weights: Mapping[str, Tensor], source: str, official: bool
             f'{source} is no Mobile-Former classifier in {format_name}: not one of its keys is '
             f'known (its first is {next(iter(shapes), None)!r}); name another file.'
         )
+    found = Difference(shapes, expected[nearest]).describe()
     raise UserError(
         f'{source} fits none of the variants {", ".join(VARIANTS)} in {format_name}; the nearest '
-        f'is {nearest}, where {differences(shapes, expected[nearest])}; name a whole, unchanged '
-        'checkpoint.'
+        f'is {nearest}, where {found}; name a whole, unchanged checkpoint.'
     )
 
 

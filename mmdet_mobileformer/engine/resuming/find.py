@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,7 @@ from mmdet_mobileformer.errors import UserError
 _NEEDED = ('meta', 'state_dict', 'optimizer', 'message_hub')
 
 
-@dataclass(frozen=True)
-class ResumePoint:
-    """What a search for the newest whole checkpoint gave.
-
-    Attributes:
-        path: The checkpoint; None where there is none, and training begins anew.
-        passed_over: Sentences, one for each newer file that is no whole checkpoint.
-    """
-
-    path: str | None
-    passed_over: tuple[str, ...] = ()
-
-
-def find_resume_point(work_dir: str, out_dir: str | None = None) -> ResumePoint:
+def find_resume_point(work_dir: str, out_dir: str | None = None) -> tuple[str | None, list[str]]:
     """Find the newest whole checkpoint of a run.
 
     Looks at every ``*.pth`` in the work directory and in the folder of ``out_dir``; best
@@ -40,6 +26,10 @@ def find_resume_point(work_dir: str, out_dir: str | None = None) -> ResumePoint:
     Args:
         work_dir: The run's work directory; it need not exist.
         out_dir: Of the checkpoint hook, which adds the work directory's name to it.
+
+    Returns:
+        The checkpoint, None where there is none; and a sentence for each newer file that is not
+        whole.
     """
     folders = [Path(work_dir)]
     if out_dir:
@@ -48,24 +38,25 @@ def find_resume_point(work_dir: str, out_dir: str | None = None) -> ResumePoint:
     paths = {path.resolve(): path for path in found if path.is_file()}
     pointer = folders[0] / 'last_checkpoint'
     in_order = pointer.is_file() and Path(pointer.read_text().strip()).resolve() in paths
-    newest, passed_over = None, []
+    newest, newest_age, passed_over = None, (-1, False), []
     for path in sorted(paths.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if path.name.startswith('best_'):
+        if path.name.endswith('.pth' + PARTIAL_SUFFIX):
+            passed_over.append(f'{path}: its writing was interrupted.')
+        if path.suffix != '.pth' or path.name.startswith('best_'):
             continue
         try:
-            if path.name.endswith(PARTIAL_SUFFIX):
-                raise UserError(f'{path}: its writing was interrupted.')
-            if path.suffix != '.pth':
-                continue
-            age = _age(require_resumable(str(path)))
+            checkpoint = require_resumable(str(path))
         except UserError as error:
             passed_over.append(str(error))
             continue
-        if newest is None or age > newest[0]:
-            newest = (age, str(path))
+        # Of the same iteration, the one after the validation.
+        validated = (checkpoint.get('resume_state') or {}).get('validated', False)
+        age = checkpoint['meta']['iter'], validated
+        if age > newest_age:
+            newest, newest_age = str(path), age
         if in_order:
             break
-    return ResumePoint(newest and newest[1], tuple(passed_over))
+    return newest, passed_over
 
 
 def require_resumable(path: str) -> Mapping[str, Any]:
@@ -100,9 +91,3 @@ def require_whole(path: str) -> None:
         raise UserError(f'{path} is not whole ({error}).') from None
     if damaged:
         raise UserError(f'{path} is damaged (the checksum of {damaged} is wrong).')
-
-
-def _age(checkpoint: Mapping[str, Any]) -> tuple[int, bool]:
-    """Orders checkpoints: by iterations; of the same iteration, the one after the validation."""
-    validated = (checkpoint.get('resume_state') or {}).get('validated', False)
-    return checkpoint['meta']['iter'], validated
