@@ -54,7 +54,7 @@ demo: env ## make the shapes data, train and test both detectors on it, draw wha
 	@for name in $(DEMO); do \
 		.venv/bin/python tools/train.py configs/$$name.py && \
 		.venv/bin/python tools/test.py work_dirs/$$name --out work_dirs/$$name/predictions.pkl && \
-		.venv/bin/python tools/demo_pictures.py configs/$$name.py work_dirs/$$name/predictions.pkl \
+		.venv/bin/python tools/demo_pictures.py work_dirs/$$name work_dirs/$$name/predictions.pkl \
 			|| exit; \
 	done
 

@@ -93,6 +93,15 @@ def test_train_predict_export_predict(trained, tmp_path, capsys):
     assert 'was removed' in capsys.readouterr().err and not model.exists()
 
 
+def test_the_run_is_evaluated_and_drawn(trained, tmp_path, capsys):
+    _, work_dir = trained
+    predictions = tmp_path / 'predictions.pkl'
+    assert run_tool('test', work_dir, '--out', predictions) == 0
+    assert run_tool('demo_pictures', work_dir, predictions) == 0
+    assert str(work_dir / 'pictures' / 'predictions.png') in capsys.readouterr().out
+    assert (work_dir / 'pictures' / 'curves.png').is_file()
+
+
 def test_the_page_on_inference_runs(trained, tmp_path, monkeypatch, capsys):
     data, work_dir = trained
     monkeypatch.chdir(tmp_path)
@@ -114,6 +123,15 @@ def test_what_can_be_detected_in(trained, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert 'skipped mixed/bad.jpg' in said and '1 skipped' in said
     assert [path.name for path in (tmp_path / 'predictions').iterdir()] == ['good.png']
+
+    # Roboflow's layout: the annotation file lies among the images.
+    shutil.copytree('mixed', 'valid', ignore=shutil.ignore_patterns('bad.jpg'))
+    categories = [dict(id=10 * index, name=name) for index, name in enumerate(CLASSES, 1)]
+    annotations = dict(images=[dict(id=77, file_name='good.png')], categories=categories)
+    Path('valid/_annotations.coco.json').write_text(json.dumps(annotations))
+    assert run_tool('predict', work_dir, 'valid', '--json', 'found.json') == 0
+    found = results(Path('found.json'))
+    assert {(image, category % 10) for image, category, *_ in found} == {(77, 0)}
 
     writer = cv2.VideoWriter('in.avi', cv2.VideoWriter_fourcc(*'MJPG'), 5, (96, 64))
     for value in (0, 100, 200):

@@ -171,6 +171,24 @@ def test_torchrun_ends_with_the_code_of_the_tool(tmp_path, does, code):
     assert ('Traceback' in done.stderr) == (code == 1)
 
 
+@pytest.mark.parametrize(
+    ('words', 'given'),
+    [
+        ('RUN 2 --out x.pkl', 'RUN --launcher pytorch --out x.pkl'),
+        ('CONFIG FILE 2 --classwise', 'CONFIG FILE --launcher pytorch --classwise'),
+        ('RUN', None),
+        ('CONFIG FILE --classwise', None),
+    ],
+)
+def test_dist_test_takes_a_work_directory_or_config_and_checkpoint(tmp_path, words, given):
+    done = start([ROOT / 'tools' / 'dist_test.sh', *words.split()], tmp_path, PYTHON='echo')
+    assert done.returncode == (0 if given else 2)
+    if given:
+        assert '--nproc-per-node=2' in done.stdout and done.stdout.endswith(f'test.py {given}\n')
+    else:
+        assert 'usage: ' in done.stderr and '{WORK_DIR | CONFIG CHECKPOINT} PROCESSES' in done.stderr
+
+
 SRUN = """#!/usr/bin/env bash
 # A stand-in for srun on one machine: starts the command once a node, in the background.
 for word; do
@@ -202,10 +220,9 @@ def slurm(tmp_path):
     return dict(PATH=f'{bin_folder}{os.pathsep}{os.environ["PATH"]}', GPUS='2', PORT=free_port())
 
 
-def test_slurm_script_tests_with_two_processes(two_processes, coco_folder, tmp_path, slurm):
-    data = ['--data-root', coco_folder, '--classes', 'auto', '--work-dir', tmp_path / 'work']
-    script = [ROOT / 'tools' / 'slurm_test.sh', 'debug', 'job', CONFIG, two_processes[0]]
-    done = start([*script, *data, *QUICK], tmp_path, GRES='', **slurm)
+def test_slurm_script_tests_a_work_directory_with_two_processes(two_processes, tmp_path, slurm):
+    script = [ROOT / 'tools' / 'slurm_test.sh', 'debug', 'job', two_processes[0].parent]
+    done = start([*script, '--work-dir', tmp_path / 'work', *QUICK], tmp_path, GRES='', **slurm)
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'coco/bbox_mAP:' in done.stdout + done.stderr
     assert not (tmp_path / 'gres').exists()

@@ -1,6 +1,7 @@
-"""Pictures of a run: ``python tools/demo_pictures.py CONFIG PREDICTIONS.pkl``; see ``--help``."""
+"""Pictures of a run: ``python tools/demo_pictures.py WORK_DIR PREDICTIONS.pkl``; see ``--help``."""
 
 import argparse
+import os
 from pathlib import Path
 
 from _command import add_cfg_options, run
@@ -11,9 +12,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Draw predictions beside ground truth, and the curves of loss and AP'
     )
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='work directory of the training, or config file')
     parser.add_argument('predictions', help='file that tools/test.py --out wrote')
-    parser.add_argument('--work-dir', help='folder of the training run; default work_dirs/<config>')
+    parser.add_argument(
+        '--work-dir', help='folder of the training, behind a config; default work_dirs/<config>'
+    )
     parser.add_argument('--data-root', help='folder of the data, where it was replaced for testing')
     parser.add_argument('--out-dir', help='folder of the pictures (default <work-dir>/pictures)')
     parser.add_argument(
@@ -34,10 +37,13 @@ def main(args: argparse.Namespace) -> None:
     from mmdet_mobileformer.errors import UserError
     from mmdet_mobileformer.launch.arguments import load_config
     from mmdet_mobileformer.launch.data_flags import set_data_root
-    from mmdet_mobileformer.launch.work_dir import default_work_dir
+    from mmdet_mobileformer.launch.work_dir import default_work_dir, find_run
 
     if args.num_images < 1:
         raise UserError(f'--num-images {args.num_images} must be at least 1.')
+    if os.path.isdir(args.config):
+        args.work_dir = args.work_dir or args.config
+        args.config, _ = find_run([args.config])
     cfg = load_config(args)
     work_dir = (
         args.work_dir

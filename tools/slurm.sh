@@ -1,18 +1,17 @@
 # shellcheck shell=bash
-# What slurm_train.sh and slurm_test.sh share; they read it in with their own arguments, of which USAGE
-# names four and more. Sets PARTITION, JOB_NAME, CONFIG and FOURTH, leaves the others, and sets
-# GPUS_PER_NODE from GPUS.
+# What slurm_train.sh and slurm_test.sh share; they read it in with their own arguments, which USAGE
+# names, at least $LEAST of them. Sets PARTITION and JOB_NAME, leaves the others, and sets GPUS_PER_NODE
+# from GPUS.
 # GPUS (all nodes together, default 8), GPUS_PER_NODE (default 8), CPUS_PER_TASK (a node, default 5 a
 # process), PORT, and SRUN_ARGS for further arguments of srun. GRES replaces gpu:<GPUS_PER_NODE>;
 # set to nothing, processes run on CPUs.
 
-if [ $# -lt 4 ]; then
+if [ $# -lt "$LEAST" ]; then
     echo "usage: $0 $USAGE" >&2
     exit 2
 fi
-# shellcheck disable=SC2034  # the two that read this file use CONFIG and FOURTH
-PARTITION=$1 JOB_NAME=$2 CONFIG=$3 FOURTH=$4
-shift 4
+PARTITION=$1 JOB_NAME=$2
+shift 2
 
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}

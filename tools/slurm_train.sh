@@ -3,7 +3,9 @@
 # tools/slurm.sh says which variables (GPUS, GPUS_PER_NODE, PORT, ...) it reads.
 set -euo pipefail
 
-USAGE='PARTITION JOB_NAME CONFIG WORK_DIR [options of tools/train.py]'
+LEAST=4 USAGE='PARTITION JOB_NAME CONFIG WORK_DIR [options of tools/train.py]'
 # shellcheck source=tools/slurm.sh
 . "$(dirname "$0")/slurm.sh"
-on_each_node "$(dirname "$0")/dist_train.sh" "$CONFIG" "$GPUS_PER_NODE" --work-dir "$FOURTH" "$@"
+CONFIG=$1 WORK_DIR=$2
+shift 2
+on_each_node "$(dirname "$0")/dist_train.sh" "$CONFIG" "$GPUS_PER_NODE" --work-dir "$WORK_DIR" "$@"

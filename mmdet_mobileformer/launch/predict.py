@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from rich.progress import track
 
 from mmdet_mobileformer.checkpoints.writing import write_durably
 from mmdet_mobileformer.errors import UserError, listing
+from mmdet_mobileformer.launch.data_layouts import BESIDE_IMAGES
 from mmdet_mobileformer.launch.detector import (
     TrainedDetector,
     default_device,
@@ -182,7 +184,8 @@ class _CocoIds:
     """Numbers of images and categories in COCO's format of results.
 
     Pictures of a folder in COCO layout take those of its annotation file
-    (``annotations/instances_<folder>.json`` beside the folder); others are counted from 1.
+    (``annotations/instances_<folder>.json`` beside the folder, or Roboflow's inside it); others are
+    counted from 1.
 
     Attributes:
         origin: Where they come from, for the user.
@@ -192,10 +195,10 @@ class _CocoIds:
         self.images: dict[str, int] = {}
         self.categories = list(range(1, len(classes) + 1))
         self.origin = 'images and categories are numbered from 1'
-        folder = getattr(frames, 'folder', '')
-        name = f'instances_{os.path.basename(folder)}.json'
-        path = os.path.join(os.path.dirname(folder), 'annotations', name)
-        if not os.path.isfile(path):
+        folder = Path(getattr(frames, 'folder', ''))
+        beside = folder.parent / 'annotations' / f'instances_{folder.name}.json'
+        path = next(filter(Path.is_file, (beside, folder / BESIDE_IMAGES)), None)
+        if path is None:
             return
         with open(path, encoding='utf-8') as file:
             data = json.load(file)
