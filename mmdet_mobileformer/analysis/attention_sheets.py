@@ -112,9 +112,9 @@ def decoder_sheets(
             panel = sheet.panel(row, column, _query_title(record, path, column), names[row])
             reads = record.reads[:, path.queries[column]].mean(dim=0)
             sheet.read(panel, reads, colours[row], _stride(image, reads))
-            sheet.box(panel, path.boxes[column], colours[row])
             if column and path.is_own[column] == path.is_own[column - 1]:
                 sheet.box(panel, path.boxes[column - 1], '#ffffff', '--')
+            sheet.box(panel, path.boxes[column], colours[row])
     note = 'box after the block; dashed: before it'
     if not all(paths[0].is_own):
         note += '\n* an earlier query, whose box overlaps the detection most'
