@@ -69,6 +69,15 @@ def test_predictions_stand_on_the_right_when_they_are_sure(run_folder):
         assert not changed[:, 75:].any()
 
 
+def test_a_work_directory_stands_for_its_config(run_folder):
+    cfg = Config.fromfile(CONFIG)
+    set_data_root(cfg, str(run_folder / 'shapes'))
+    cfg.dump(run_folder / 'work/mine.py')
+    torch.save(dict(state_dict={}), run_folder / 'work/best_epoch_2.pth')
+    assert run_tool('demo_pictures', run_folder / 'work', run_folder / 'predictions.pkl') == 0
+    assert cv2.imread(str(run_folder / 'work/pictures/predictions.png')) is not None
+
+
 def curves(work_dir):
     loss_axes, ap_axes = draw_curves(read_scalars(work_dir)).axes
     return [

@@ -10,37 +10,40 @@ import cv2
 import numpy as np
 import pytest
 from coco_folder import CLASSES, write_coco_folder
-from e2e_model import MODEL
+from e2e_model import ANCHORED, MODEL
 from mmengine.config import Config
 from pycocotools.coco import COCO
 from run_tool import run_tool
 from tiny_detector import retinanet, run_config
 
 
-def retinanet_of_four_levels():
+def retinanet_of_five_levels():
     """Its last level, of stride 128, is one pixel high where an image has less than 129."""
     cfg = retinanet()
-    cfg['neck'].update(num_outs=4, add_extra_convs='on_output')
+    cfg['backbone'].update(out_indices=(2, 3, 4))
+    cfg['neck'].update(in_channels=[8, 16, 16], num_outs=5, add_extra_convs='on_output')
     cfg['bbox_head'].update(
         # So random that no two detections score the same.
         init_cfg=dict(type='Normal', layer='Conv2d', std=0.3)
     )
-    cfg['bbox_head']['anchor_generator'].update(strides=[16, 32, 64, 128], ratios=[0.5, 1.0, 2.0])
+    strides = [8, 16, 32, 64, 128]
+    cfg['bbox_head']['anchor_generator'].update(strides=strides, ratios=[0.5, 1.0, 2.0])
     return cfg
 
 
-def end_to_end():
-    cfg = copy.deepcopy(MODEL)
-    cfg['decoder']['scales'] = [
+def anchored():
+    cfg = copy.deepcopy(dict(MODEL, **ANCHORED))
+    scales = [
         dict(num_blocks=1, mobile='attention', mid_channels=32),
-        dict(num_blocks=2, mobile='lite', mid_channels=32),
+        dict(num_blocks=2, mobile='lite', mid_channels=32, proposal_maps=1),
     ]
+    cfg['decoder'].update(scales=scales, anchored=True)
     cfg['backbone'].update(out_indices=(3, 4))
     cfg['neck'].update(in_channels=[24, 32])
     return cfg
 
 
-@pytest.fixture(scope='module', params=[retinanet_of_four_levels, end_to_end])
+@pytest.fixture(scope='module', params=[retinanet_of_five_levels, anchored])
 def trained(request, tmp_path_factory):
     """Folder of the data and work directory of a run of one epoch."""
     folder = tmp_path_factory.mktemp('journey')
@@ -91,15 +94,6 @@ def test_train_predict_export_predict(trained, tmp_path, capsys):
     # A file that failed its comparison does not stay.
     assert run_tool('export_onnx', work_dir, model, '--tolerance', '0', '0') == 2
     assert 'was removed' in capsys.readouterr().err and not model.exists()
-
-
-def test_the_run_is_evaluated_and_drawn(trained, tmp_path, capsys):
-    _, work_dir = trained
-    predictions = tmp_path / 'predictions.pkl'
-    assert run_tool('test', work_dir, '--out', predictions) == 0
-    assert run_tool('demo_pictures', work_dir, predictions) == 0
-    assert str(work_dir / 'pictures' / 'predictions.png') in capsys.readouterr().out
-    assert (work_dir / 'pictures' / 'curves.png').is_file()
 
 
 def test_the_page_on_inference_runs(trained, tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ from mmdet.models.dense_heads import AnchorHead
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from torch import nn
 
 from mmdet_mobileformer.config_tree import names_class
@@ -87,6 +88,7 @@ def random_detector(cfg: Config) -> BaseDetector:
     """
     torch.manual_seed(0)
     detector = MODELS.build(cfg.model)
+    MMLogger.get_current_instance().setLevel('WARNING')  # else it tells how each weight began
     detector.init_weights()
     detector.eval().requires_grad_(False)
     head = detector.bbox_head
