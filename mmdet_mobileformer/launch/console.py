@@ -38,5 +38,5 @@ class ShortConsoleRunner(Runner):
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.addFilter(_Short())
-        logger.info(f'Config, environment and hooks are written to the log in {self._log_dir} only.')
+        logger.info(f'The log in {self._log_dir} also has config, environment and hooks.')
         return logger

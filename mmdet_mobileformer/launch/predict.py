@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -137,6 +138,8 @@ class _Pictures:
         if folder:
             os.makedirs(folder, exist_ok=True)
             self.visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name='predict'))
+            # A label may stand outside the image, which mmengine would warn of.
+            warnings.filterwarnings('ignore', message='.*is out of bounds, the drawn')
             self.visualizer.dataset_meta = dict(classes=detector.classes, palette=detector.palette)
             if self._video:
                 self.path = os.path.join(folder, self._video.name)
