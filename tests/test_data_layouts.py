@@ -51,7 +51,7 @@ def test_roboflow_folder_trains_with_the_classes_that_it_annotates(cfg, roboflow
     assert folders == dict(train=f'{roboflow}/train/', val=valid, test=valid)
     assert cfg.val_evaluator.ann_file == f'{valid}_annotations.coco.json'
     findings = check_data(cfg, ('train', 'val', 'test'))
-    assert findings.errors == [] and findings.warnings == []
+    assert (findings.errors, findings.warnings, findings.notes) == ([], [], [])
 
 
 def test_roboflow_folder_of_tests_serves_for_tests(cfg, roboflow):

@@ -224,7 +224,7 @@ def _check_categories(
             f'{source} are in another order than the categories of {ann_file}, by which mmdet '
             f'numbers the labels ({listing(common)}); {in_order}.'
         )
-    unused = [name for category, name in names.items() if not counts[category]]
+    unused = [name for i, name in names.items() if name in classes and not counts[i]]
     if unused and annotations:
         findings.note(f'{ann_file} lists categories without annotation: {listing(unused)}.')
 
