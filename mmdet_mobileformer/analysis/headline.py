@@ -27,22 +27,26 @@ class Comparison:
 
 STEP = dict(height=320, width=320, batch=2, training=True)
 COMPARISONS = (
-    Comparison('294m, released form', 'mf-294m+fused', 'mf-294m+released'),
-    Comparison('294m, norms not folded, released form', 'mf-294m', 'mf-294m+released'),
-    Comparison('294m, ResNet-50', 'mf-294m+fused', 'resnet50+fused'),
-    Comparison('294m in ONNX Runtime, ResNet-50', 'mf-294m+fused', 'resnet50+fused', 'onnx'),
-    Comparison('E2E-508M, DETR-R50', 'e2e-mf-508m+fused', 'detr-r50+fused'),
+    Comparison('294m against the released form', 'mf-294m+fused', 'mf-294m+released'),
+    Comparison('the same, norms not folded', 'mf-294m', 'mf-294m+released'),
+    Comparison('294m against ResNet-50', 'mf-294m+fused', 'resnet50+fused'),
+    Comparison('the same in ONNX Runtime', 'mf-294m+fused', 'resnet50+fused', 'onnx'),
+    Comparison('E2E-508M against DETR-R50', 'e2e-mf-508m+fused', 'detr-r50+fused'),
     Comparison('the same in ONNX Runtime', 'e2e-mf-508m+fused', 'detr-r50+fused', 'onnx'),
-    Comparison('anchored 508M, paper form', 'anchored-mf-508m+fused', 'e2e-mf-508m+fused'),
-    Comparison('training 294m token, released form', 'mf-294m', 'mf-294m+released', **STEP),
     Comparison(
-        'training 294m spatial, released form',
+        "anchored 508M against the paper's form", 'anchored-mf-508m+fused', 'e2e-mf-508m+fused'
+    ),
+    Comparison(
+        'training 294m, token, against the released form', 'mf-294m', 'mf-294m+released', **STEP
+    ),
+    Comparison(
+        'training 294m, spatial, against the released form',
         'mf-294m+spatial',
         'mf-294m+released+spatial',
         **STEP,
     ),
     Comparison(
-        'training E2E-508M, DETR-R50',
+        'training E2E-508M against DETR-R50',
         'e2e-mf-508m',
         'detr-r50',
         **{**STEP, 'height': 512, 'width': 512},
@@ -92,7 +96,7 @@ def _share(ours: int, theirs: int) -> float | None:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown table of the comparisons."""
     lines = [
-        '| ours, peer | ms | peer ms | time | times as fast | saved | peak | of sgemm |',
+        '| ours against a peer | ms | peer ms | time | times as fast | saved | peak | of sgemm |',
         '| --- | --- | --- | --- | --- | --- | --- | --- |',
     ]
     for row in rows:
@@ -121,6 +125,7 @@ def draw(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]]) -> N
     bars = axes.barh(places, [row['time'] for row in rows], color='#4878a8')
     axes.bar_label(bars, [f'{row["time"]:.2f}' for row in rows], padding=4)
     axes.axvline(1, color='#888888')
+    axes.set_xlim(0, 1.1 * max(1, *(row['time'] for row in rows)))
     axes.set_yticks(places, [row['what'] for row in rows])
     axes.set_title(about['device'])
     axes.set_xlabel("share of the peer's time (less is faster)")
