@@ -1,7 +1,5 @@
 """Finding things in a config at any depth: datasets behind wrappers, heads, evaluators."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,6 +102,13 @@ def data_sources(cfg: Config, *splits: str) -> Iterator[DataSource]:
         for path, node in walk(loader.get('dataset') or {}, f'{split}_dataloader.dataset'):
             if 'ann_file' in node and 'type' in node:
                 yield DataSource(split, path, node)
+
+
+def pipeline_of(cfg: Config, split: str) -> list[dict]:
+    """Transforms of a split's data set, the outermost ones behind wrappers; empty without any."""
+    loader = cfg.get(f'{split}_dataloader') or {}
+    found = (node['pipeline'] for _, node in walk(loader.get('dataset')) if node.get('pipeline'))
+    return next(found, [])
 
 
 def walk_evaluators(cfg: Config, split: str) -> Iterator[dict]:

@@ -1,7 +1,5 @@
 """Errors that a user can fix: one sentence each, and no traceback in the tools."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

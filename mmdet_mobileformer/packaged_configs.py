@@ -4,8 +4,6 @@ They lie where mim looks for those of a package, in ``.mim/``: links in a clone,
 package was installed.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mmengine.config import Config

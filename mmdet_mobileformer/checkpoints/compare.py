@@ -1,7 +1,5 @@
 """What differs between a checkpoint's weights and a model's."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Pretrained weights of a backbone: all of them, or an error that says what does not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Reading checkpoints as data: whatever a file asks for, nothing of it is executed."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Files that are whole or not there: a temporary file, flushed to the disk, then renamed."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +33,11 @@ def write_durably(path: str | os.PathLike, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _flush_folder(os.path.dirname(path))
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(folder)  # makes the renaming itself last
+        finally:
+            os.close(folder)
     except OSError as error:
         with suppress(OSError):
             os.remove(partial)
@@ -43,18 +45,6 @@ def write_durably(path: str | os.PathLike, content: bytes) -> None:
             f'{path} ({len(content) >> 20} MB) cannot be written ({error.strerror or error}); '
             'files written before are whole: make room or fix the permissions, then run again.'
         ) from None
-
-
-def _flush_folder(folder: str) -> None:
-    """Make the renaming itself last; systems that cannot open folders (Windows) do without."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class DurableBackend(LocalBackend):

@@ -1,7 +1,5 @@
 """The check of the boxes of one COCO annotation file."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -33,8 +33,6 @@ A config's ``data_check`` is a dict of three settings, the last two of which too
 - ``classes_of=FILE``: the checkpoint that the classes were taken from (--classes auto).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """The check of one COCO annotation file: layout, categories, crowds."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

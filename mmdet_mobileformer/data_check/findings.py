@@ -1,7 +1,5 @@
 """What the check finds, and how it says so."""
 
-from __future__ import annotations
-
 from mmdet_mobileformer.errors import UserError
 
 MAX_LISTED = 20

@@ -1,7 +1,5 @@
 """The check of an annotation file's images: names, presence, content."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ pixels anywhere: outlines are rounded to 1/16 pixel and filled in integer arithm
 blur and noise are integers as well.
 """
 
-from __future__ import annotations
-
 import colorsys
 import math
 from dataclasses import dataclass
@@ -58,11 +56,7 @@ class _Shape:
 
 
 def _grid(centre: tuple[int, int], radius: int) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """Pixel centres around a shape, in sixteenths of a pixel.
-
-    Returns:
-        tuple: left and top of the patch in pixels, and the coordinates x (1, w) and y (h, 1).
-    """
+    """Left and top of a patch in pixels, and its pixels' x (1, w) and y (h, 1) in sixteenths."""
     left, top = ((c - radius) // SUBPIXELS - 1 for c in centre)
     right, bottom = ((c + radius) // SUBPIXELS + 2 for c in centre)
     x = np.arange(left, right, dtype=np.int64)[None, :] * SUBPIXELS + SUBPIXELS // 2
@@ -113,16 +107,13 @@ def rasterise(
     """
     left, top, x, y = _grid(centre, radius)
     squared = (x - centre[0]) ** 2 + (y - centre[1]) ** 2
+    radii = dict(square=[radius] * 4, triangle=[radius] * 3, star=[radius, STAR_NOTCH * radius] * 5)
     if kind == 'circle':
         mask = squared < radius**2
     elif kind == 'ring':
         mask = (squared < radius**2) & (squared >= round(RING_HOLE * radius) ** 2)
-    elif kind == 'square':
-        mask = _inside_polygon(_corners(centre, [radius] * 4, angle), x, y)
-    elif kind == 'triangle':
-        mask = _inside_polygon(_corners(centre, [radius] * 3, angle), x, y)
-    elif kind == 'star':
-        mask = _inside_polygon(_corners(centre, [radius, STAR_NOTCH * radius] * 5, angle), x, y)
+    elif kind in radii:
+        mask = _inside_polygon(_corners(centre, radii[kind], angle), x, y)
     else:
         raise ValueError(f'unknown shape {kind!r}, choose from {", ".join(CLASSES)}')
     return left, top, mask
@@ -170,13 +161,6 @@ def _draw_shape(
     return _Shape(label, _paste(patch_at, size), int(patch_at[2].sum()))
 
 
-def _stays_visible(shapes: list[_Shape], masks: list[np.ndarray]) -> bool:
-    return all(
-        mask.sum() >= MIN_VISIBLE * shape.full_area
-        for shape, mask in zip(shapes, masks, strict=True)
-    )
-
-
 def _place_crowd(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shape]:
     """Many small shapes of one class in a heap; they are annotated as one crowd region."""
     unit = min(size) / REFERENCE_SIDE
@@ -192,15 +176,9 @@ def _place_crowd(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shape
 def _place_shapes(
     rng: np.random.Generator, size: tuple[int, int], taken: np.ndarray
 ) -> tuple[list[_Shape], list[np.ndarray]]:
-    """Shapes from back to front; each try that would hide too much of anything is given up.
+    """Shapes from back to front and the visible mask (H, W) of each.
 
-    Args:
-        rng: Source of chance.
-        size: Width and height of the image.
-        taken: Pixels (H, W) that shapes must leave alone: the crowd region's box.
-
-    Returns:
-        The shapes, and the visible mask (H, W) of each.
+    A try that would hide too much of anything, or touch what is taken (H, W), is given up.
     """
     unit = min(size) / REFERENCE_SIDE
     shapes, masks = [], []
@@ -211,7 +189,10 @@ def _place_shapes(
             side = int(rng.integers(low, high + 1)) * unit
             shape = _draw_shape(rng, label, side, size)
             candidates = [mask & ~shape.mask for mask in masks] + [shape.mask]
-            if not (shape.mask & taken).any() and _stays_visible([*shapes, shape], candidates):
+            areas = [other.full_area for other in (*shapes, shape)]
+            visible = zip(candidates, areas, strict=True)
+            hidden = any(mask.sum() < MIN_VISIBLE * area for mask, area in visible)
+            if not hidden and not (shape.mask & taken).any():
                 shapes.append(shape)
                 masks = candidates
                 break

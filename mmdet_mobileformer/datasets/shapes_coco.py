@@ -1,7 +1,5 @@
 """The rendered shapes as a data set in the standard COCO layout."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Conversion between the authors' checkpoints and this project's, strict in both directions."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -109,8 +107,5 @@ def _check_paths(source: str, destination: str) -> None:
 
 
 def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
     with open(os.path.expanduser(path), 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,7 +1,5 @@
 """Fetching the authors' published ImageNet checkpoints from where they put them."""
 
-from __future__ import annotations
-
 import os
 
 from mmdet_mobileformer.errors import UserError

@@ -1,7 +1,5 @@
 """The key names of the authors' ImageNet checkpoints, and which variant a checkpoint is of."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import cache
 
