@@ -1,7 +1,5 @@
 """Faster or leaner running of an unchanged model: compilation, folded norms, recomputation."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from functools import wraps

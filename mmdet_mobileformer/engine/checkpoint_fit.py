@@ -1,7 +1,5 @@
 """Whether a checkpoint fits the detector that it is loaded into."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mmengine.hooks import Hook

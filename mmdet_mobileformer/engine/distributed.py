@@ -5,8 +5,6 @@ mmengine. What mmengine assumes and a CPU does not give is handled here and nowh
 CUDA device for the process group, and `device_ids` for DDP.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 from typing import Any

@@ -1,7 +1,5 @@
 """Stopping when a loss, a matching cost or a gradient is not finite, before it does harm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Images that cannot be read: named, and passed over where the user wants that."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Sequence

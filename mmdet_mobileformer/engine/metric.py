@@ -1,7 +1,5 @@
 """COCO's twelve figures, and a figure also where nothing was detected."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmdet.evaluation import CocoMetric

@@ -1,7 +1,5 @@
 """AP over the processor time that training took: what a comparison on a shared machine needs."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,8 +1,6 @@
 """A warm-up that a short run can bear."""
 
-from __future__ import annotations
-
-from typing import Any
+from typing import Any, Self
 
 from mmengine.optim.scheduler import LinearLR
 from mmengine.registry import PARAM_SCHEDULERS
@@ -32,7 +30,7 @@ class WarmupLR(LinearLR):
         iterations: int | None = None,
         by_epoch: bool = True,
         **kwargs: Any,  # noqa: ANN401
-    ) -> WarmupLR:
+    ) -> Self:
         """Build the schedule for an epoch's length.
 
         Args:

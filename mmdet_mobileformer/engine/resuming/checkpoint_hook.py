@@ -1,11 +1,10 @@
 """Saving checkpoints that survive a kill at any moment, and hold all that an exact resume needs."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from mmengine.dist import all_gather_object, get_rank, is_main_process
@@ -69,9 +68,8 @@ class DurableCheckpointHook(CheckpointHook):
         self._data = describe_data(runner)
         self._remove_outdated()
         if is_main_process():
-            for name in os.listdir(self.out_dir) if os.path.isdir(self.out_dir) else []:
-                if name.endswith('.pth' + PARTIAL_SUFFIX):  # left by a kill during writing
-                    os.remove(os.path.join(self.out_dir, name))
+            for path in Path(self.out_dir).glob(f'*.pth{PARTIAL_SUFFIX}'):
+                os.remove(path)  # left by a kill during writing
         if self._resumed is not None:
             require_same_data(self._resumed.get('data', {}), self._data)
             self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
@@ -184,25 +182,22 @@ class DurableCheckpointHook(CheckpointHook):
     def _remove(self, names: Iterable[str]) -> None:
         for name in names if is_main_process() else ():
             # A checkpoint that the run was resumed with may name a best one of another run.
-            if os.path.realpath(os.path.dirname(name) or self.out_dir) != os.path.realpath(
-                self.out_dir
-            ):
-                continue
-            with suppress(FileNotFoundError):
-                os.remove(os.path.join(self.out_dir, os.path.basename(name)))
+            folder = os.path.dirname(name) or self.out_dir
+            if os.path.realpath(folder) == os.path.realpath(self.out_dir):
+                with suppress(FileNotFoundError):
+                    os.remove(os.path.join(folder, os.path.basename(name)))
 
     def _restore(self, runner: Runner, state: dict[str, Any]) -> None:
         """Bring random numbers, order of the data and position in the epoch back."""
         sampler = _sampler(runner.train_dataloader)
         if state['sampler_seed'] is not None and hasattr(sampler, 'seed'):
             sampler.seed = state['sampler_seed']
-        random_states = state['random_states']
-        if get_rank() < len(random_states):
-            random_state = random_states[get_rank()]
+        random_state = get_random_state()
+        if get_rank() < len(state['random_states']):
+            random_state = state['random_states'][get_rank()]
+            set_random_state(random_state)
         else:
-            random_state = get_random_state()
             runner.logger.warning('More processes than before: some draw new random numbers.')
-        set_random_state(random_state)
         loop = runner.train_loop
         if isinstance(loop, ResumableTrainLoop):
             inner_iter = state['inner_iter']

@@ -1,7 +1,5 @@
 """Finding the checkpoint to resume from: the newest that is whole."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Mapping

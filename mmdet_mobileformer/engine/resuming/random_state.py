@@ -1,7 +1,5 @@
 """The state of every random number generator of a process, as plain values and tensors."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a run was trained and validated on, so that it is not resumed with something else."""
 
-from __future__ import annotations
-
 import os
 import zlib
 from typing import Any
@@ -19,17 +17,13 @@ def describe_data(runner: Runner) -> dict[str, dict[str, Any]]:
 
     Folders do not count, so that data may be moved.
     """
-    loops = dict(train=runner.train_loop, val=runner.val_loop)
-    return {
-        split: _describe(loop.dataloader.dataset)
-        for split, loop in loops.items()
-        if loop is not None
-    }
-
-
-def _describe(dataset: Dataset) -> dict[str, Any]:
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-    return dict(classes=tuple(classes), images=len(dataset), digest=_digest(dataset))
+    found = {}
+    for split, loop in (('train', runner.train_loop), ('val', runner.val_loop)):
+        if loop is not None:
+            dataset = loop.dataloader.dataset
+            classes = tuple((getattr(dataset, 'metainfo', None) or {}).get('classes') or ())
+            found[split] = dict(classes=classes, images=len(dataset), digest=_digest(dataset))
+    return found
 
 
 def _digest(dataset: Dataset) -> int:

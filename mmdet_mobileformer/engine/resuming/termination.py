@@ -1,7 +1,5 @@
 """Ending a run on a scheduler's notice (SIGTERM) or Ctrl-C without losing what was trained."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -36,9 +34,7 @@ class TerminationHook(Hook):
     numbers of images.
     """
 
-    priority = (
-        'LOWEST'  # after the optimiser's schedule, the EMA and the checkpoints of this moment
-    )
+    priority = 'LOWEST'  # after the schedule, the EMA and the checkpoints of this moment
 
     def __init__(self) -> None:
         self._requested = 0  # the signal
@@ -51,8 +47,6 @@ class TerminationHook(Hook):
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job
                     self._previous[number] = signal.signal(number, self._request)
-        if not hasattr(os, 'setsid'):  # Windows
-            return
         loops = [runner.train_loop, runner.val_loop]
         for loader in [loop.dataloader for loop in loops if loop is not None]:
             loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)

@@ -1,7 +1,5 @@
 """Training by epochs that can be taken up again at any iteration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
