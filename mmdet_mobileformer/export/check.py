@@ -1,7 +1,5 @@
 """Whether an exported file detects what its detector detects."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ They call the detector's own modules; what mmdet does image by image behind them
 whole batch, with outputs of a fixed number of boxes.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import DETRHead, RetinaHead

@@ -1,7 +1,5 @@
 """Non-maximum suppression of a batch as one operator, which exports to standard ONNX operators."""
 
-from __future__ import annotations
-
 import torch
 from mmcv.ops import nms
 from torch import Tensor

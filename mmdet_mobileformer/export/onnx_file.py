@@ -1,21 +1,18 @@
 """Writing a detector as an ONNX file that says itself how to feed and to read it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
 from mmdet.models.detectors.base import BaseDetector
 from mmengine.config import Config
 
-from mmdet_mobileformer.config_tree import names_class
+from mmdet_mobileformer.config_tree import names_class, pipeline_of
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export.detections import detection_graph
 from mmdet_mobileformer.export.nms import onnx_translations
@@ -88,9 +85,9 @@ def describe(cfg: Config, classes: tuple[str, ...]) -> dict[str, str]:
     """
     refuse_padding(cfg)
     preprocessor = cfg.model.data_preprocessor
-    resize = next((dict(t) for t in _test_pipeline(cfg) if names_class(t, 'Resize')), None)
+    resize = next((t for t in pipeline_of(cfg, 'test') if names_class(t, 'Resize')), None)
     if resize:
-        resize.pop('type')
+        resize = {key: value for key, value in resize.items() if key != 'type'}
     preprocessing = dict(
         resize=resize,
         channel_order='RGB' if preprocessor.get('bgr_to_rgb') else 'BGR',
@@ -117,7 +114,7 @@ def refuse_padding(cfg: Config) -> None:
     Raises:
         UserError: If there is a Pad.
     """
-    if any(names_class(transform, 'Pad') for transform in _test_pipeline(cfg)):
+    if any(names_class(transform, 'Pad') for transform in pipeline_of(cfg, 'test')):
         raise UserError(
             f'the test pipeline of {cfg.filename} has a Pad, which an exported file cannot follow; '
             'take it out: data_preprocessor.pad_size_divisor pads behind the image.'
@@ -154,13 +151,6 @@ def _name_sizes(model: onnx.ModelProto) -> None:
             dim = value.type.tensor_type.shape.dim[axis]
             if not dim.HasField('dim_value'):
                 dim.dim_param = name
-
-
-def _test_pipeline(cfg: Config) -> list[dict[str, Any]]:
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset.get('pipeline') or []
 
 
 @contextmanager

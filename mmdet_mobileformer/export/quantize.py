@@ -1,7 +1,5 @@
 """Static quantisation of an exported detector to 8 bits, by ONNX Runtime."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 

@@ -1,11 +1,8 @@
 """An exported file in the place of a detector, run by ONNX Runtime."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +19,6 @@ from torch import Tensor
 from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.errors import UserError, listing
 from mmdet_mobileformer.export.onnx_file import INPUTS, refuse_padding
-
-Sizes = Sequence[tuple[int, int]]
 
 
 @MODELS.register_module()
@@ -64,33 +59,19 @@ class OnnxDetector(BaseModel):
         """
         if mode != 'predict' or data_samples is None:
             raise ValueError(f"an exported detector only knows mode='predict', not {mode!r}")
-        results = self.detect(
-            inputs,
-            [sample.img_shape[:2] for sample in data_samples],
-            [sample.ori_shape[:2] for sample in data_samples],
-        )
-        for sample, found in zip(data_samples, results, strict=True):
-            sample.pred_instances = found
-        return data_samples
-
-    def detect(
-        self, images: Tensor, image_sizes: Sizes, original_sizes: Sizes
-    ) -> list[InstanceData]:
-        """Detections of images (N, 3, H, W) with their sizes (height, width)."""
         values = (
-            images.cpu().numpy(),
-            np.array(image_sizes, np.int64),
-            np.array(original_sizes, np.int64),
+            inputs.cpu().numpy(),
+            np.array([sample.img_shape[:2] for sample in data_samples], np.int64),
+            np.array([sample.ori_shape[:2] for sample in data_samples], np.int64),
         )
-        boxes, scores, labels = self.session.run(None, dict(zip(INPUTS, values, strict=True)))
-        return [
-            InstanceData(
-                bboxes=torch.from_numpy(boxes[i][found]),
-                scores=torch.from_numpy(scores[i][found]),
-                labels=torch.from_numpy(labels[i][found]),
+        outputs = self.session.run(None, dict(zip(INPUTS, values, strict=True)))
+        parts = map(torch.from_numpy, outputs)
+        for sample, boxes, scores, labels in zip(data_samples, *parts, strict=True):
+            found = labels >= 0
+            sample.pred_instances = InstanceData(
+                bboxes=boxes[found], scores=scores[found], labels=labels[found]
             )
-            for i, found in enumerate(labels >= 0)
-        ]
+        return data_samples
 
 
 def open_session(file: str, num_threads: int = 0) -> onnxruntime.InferenceSession:
