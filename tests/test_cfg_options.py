@@ -9,7 +9,7 @@ from mmdet_mobileformer.launch.cfg_options import (
     options_explained,
     settle_workers,
 )
-from mmdet_mobileformer.launch.requirements import check_vis_backends
+from mmdet_mobileformer.launch.runner import check_vis_backends
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_loaders_without_workers_keep_none(cfg):
 
 
 def test_a_visualizer_that_needs_what_is_not_installed(cfg, monkeypatch):
-    monkeypatch.setattr('mmdet_mobileformer.launch.requirements.find_spec', lambda name: None)
+    monkeypatch.setattr('mmdet_mobileformer.launch.runner.find_spec', lambda name: None)
     cfg.visualizer = dict(vis_backends=[dict(type='LocalVisBackend')])
     check_vis_backends(cfg)
     cfg.visualizer.vis_backends.append(dict(type='TensorboardVisBackend'))

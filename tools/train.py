@@ -11,10 +11,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     add_common_arguments(parser)
     parser.add_argument(
-        '--epochs',
-        type=int,
-        metavar='N',
-        help="train N epochs, with the config's whole schedule scaled",
+        '--epochs', type=int, metavar='N', help="train N epochs, the config's schedule scaled"
     )
     parser.add_argument(
         '--pretrained',

@@ -1,23 +1,18 @@
-"""What tools/train.py and tools/test.py have in common: the config and the Runner."""
-
-from __future__ import annotations
+"""What the tools have in common: from the command line to a config."""
 
 import argparse
 import os
 
 import torch
-from mmdet.registry import RUNNERS
 from mmdet.utils import register_all_modules, setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.cfg_options import merge_options, settle_workers
-from mmdet_mobileformer.launch.console import ShortConsoleRunner
 from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
 from mmdet_mobileformer.launch.data_flags import set_classwise, set_data_root
-from mmdet_mobileformer.launch.requirements import check_vis_backends
+from mmdet_mobileformer.launch.runner import check_vis_backends
 from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
 from mmdet_mobileformer.launch.work_dir import default_work_dir
 
@@ -78,22 +73,3 @@ def load_run_config(args: argparse.Namespace) -> Config:
     if args.classwise:
         set_classwise(cfg)
     return cfg
-
-
-class _Evaluation(ShortConsoleRunner):
-    """A Runner that leaves the config that a training saved in the work directory."""
-
-    def dump_config(self) -> None:
-        """Save nothing; the log folder holds the evaluation's own config."""
-
-
-def build_runner(cfg: Config, training: bool = False) -> Runner:
-    """Build mmengine's Runner, or the one that ``runner_type`` names.
-
-    Args:
-        cfg: The config.
-        training: Whether it is to train, and so saves the config in the work directory.
-    """
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return (ShortConsoleRunner if training else _Evaluation).from_cfg(cfg)

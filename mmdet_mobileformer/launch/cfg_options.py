@@ -1,7 +1,5 @@
 """``--cfg-options``: merged into the config where they fit, else one sentence."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

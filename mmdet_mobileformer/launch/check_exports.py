@@ -1,7 +1,5 @@
 """What tools/check_exports.py does: every config's exported file against PyTorch, at real sizes."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import tempfile
@@ -19,7 +17,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmdet_mobileformer.config_tree import names_class
+from mmdet_mobileformer.config_tree import names_class, pipeline_of
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.export import OnnxDetector, compare, describe, export_detector
 from mmdet_mobileformer.launch.arguments import load_config
@@ -105,14 +103,10 @@ def random_detector(cfg: Config) -> BaseDetector:
 
 def sizes_of(cfg: Config) -> list[tuple[int, int]]:
     """(height, width) lying and upright: the size of the test pipeline, a smaller, a larger one."""
-    pipeline = cfg.test_dataloader.dataset.pipeline
-    scale = next((t.get('scale') for t in pipeline if names_class(t, 'Resize')), None)
-    long, short = max(scale or (320, 240)), min(scale or (320, 240))
-    found = []
-    for factor in SCALES:
-        height, width = round(short * factor), round(long * factor)
-        found += [(height, width), (width, height)]
-    return found
+    scales = (t.get('scale') for t in pipeline_of(cfg, 'test') if names_class(t, 'Resize'))
+    short, long = sorted(next(scales, None) or (320, 240))
+    lying = [(round(short * factor), round(long * factor)) for factor in SCALES]
+    return [size for height, width in lying for size in ((height, width), (width, height))]
 
 
 def blobs(height: int, width: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Memory of the CPU: keep it between layers instead of asking the system anew for every map."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

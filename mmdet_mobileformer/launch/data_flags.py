@@ -3,8 +3,6 @@
 All functions change the config in place and work on any mmdet config, this project's or not.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

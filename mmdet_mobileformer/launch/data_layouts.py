@@ -1,7 +1,5 @@
 """Layouts of folders of annotated images: COCO's, Roboflow's, YOLO's and Pascal VOC's."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

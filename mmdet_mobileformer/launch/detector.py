@@ -1,7 +1,5 @@
 """A trained detector, ready to detect: from a work directory, a checkpoint or an exported file."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdet_mobileformer.checkpoints.compare import classes_of, load_whole_checkpoint
-from mmdet_mobileformer.config_tree import data_sources, names_class
+from mmdet_mobileformer.config_tree import data_sources, names_class, pipeline_of
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.arguments import load_config
 from mmdet_mobileformer.launch.data_flags import set_classes, set_data_root
@@ -47,9 +45,9 @@ class TrainedDetector:
         Raises:
             UserError: If the test data set of the config has none.
         """
-        steps = self.cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline')
+        steps = pipeline_of(self.cfg, 'test')
         if not steps:
-            raise UserError(f'{self.cfg.filename} has no test_dataloader.dataset.pipeline.')
+            raise UserError(f'{self.cfg.filename} has no pipeline in its test_dataloader.')
         steps = [step for step in steps[1:] if not names_class(step, 'LoadAnnotations')]
         return Compose([dict(type='mmdet.LoadImageFromNDArray'), *steps])
 

@@ -1,11 +1,8 @@
 """What tools/export_onnx.py does: write a detector as an ONNX file, and compare it."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 
 import cv2
@@ -17,12 +14,7 @@ from mmengine.config import Config
 from mmdet_mobileformer.data_check.check import run_data_check
 from mmdet_mobileformer.engine.acceleration import fuse_detector
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.export import (
-    OnnxDetector,
-    compare,
-    describe,
-    export_detector,
-)
+from mmdet_mobileformer.export import OnnxDetector, compare, describe, export_detector
 from mmdet_mobileformer.launch.detector import TrainedDetector, load_detector
 from mmdet_mobileformer.launch.quantize import write_quantised
 
@@ -100,16 +92,13 @@ def _pictures(cfg: Config, files: list[str] | None) -> list[np.ndarray]:
                 f'{error}\nname images to compare on by --images, or the folder of the data by '
                 '--data-root.'
             ) from None
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        count = min(NUM_PICTURES, len(dataset))
+        files = [dataset.get_data_info(index)['img_path'] for index in range(count)]
     found = []
-    for file in files or _test_images(cfg):
+    for file in files:
         picture = cv2.imread(file)
         if picture is None:
             raise UserError(f'the image {file} cannot be read; name others by --images.')
         found.append(picture)
     return found
-
-
-def _test_images(cfg: Config) -> Iterator[str]:
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    for index in range(min(NUM_PICTURES, len(dataset))):
-        yield dataset.get_data_info(index)['img_path']

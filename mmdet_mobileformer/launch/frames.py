@@ -1,7 +1,5 @@
 """Images to detect in: pictures, the pictures of a folder or a pattern, a video, a camera."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterator
@@ -10,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mmdet_mobileformer.engine.images import truncation
+from mmdet_mobileformer.engine.images import read_image
 from mmdet_mobileformer.errors import UserError
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
@@ -42,14 +40,10 @@ class Pictures:
 
     def __iter__(self) -> Iterator[Frame]:
         for file in self.files:
-            problem, image = None, None
             try:
-                image = cv2.imread(file)  # turned as its EXIF says
-                problem = truncation(file) if image is not None else 'no picture'
-            except (OSError, cv2.error) as error:
-                problem = ' '.join(str(error).split())
-            if problem:
-                print(f'skipped {file}: it cannot be read ({problem}).')
+                image = read_image(file)
+            except (OSError, ValueError, cv2.error) as error:
+                print(f'skipped {file}: it cannot be read ({" ".join(str(error).split())}).')
                 self.skipped += 1
                 continue
             yield Frame(os.path.relpath(os.path.abspath(file), self.folder), image)

@@ -5,8 +5,6 @@ loads by mmcv's own LoadImageFromFile, since the config that a run saves serves 
 looks for that.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Iterator, Sequence

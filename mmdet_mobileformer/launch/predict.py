@@ -1,7 +1,5 @@
 """What tools/predict.py does: detect in pictures or a video, draw, and write the detections."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -10,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
@@ -50,11 +49,8 @@ def predict(args: argparse.Namespace) -> None:
         raise UserError(f'--batch-size {args.batch_size} must be at least 1.')
     frames = open_frames(inputs)
     folder = args.out_dir or (None if args.json else 'predictions')
-    if (
-        folder
-        and isinstance(frames, Pictures)
-        and os.path.realpath(folder) == os.path.realpath(frames.folder)
-    ):
+    own = isinstance(frames, Pictures) and os.path.realpath(frames.folder)
+    if folder and os.path.realpath(folder) == own:
         raise UserError(f'--out-dir {folder} holds the pictures themselves; name another folder.')
     detector = load_detector(words, args, args.device or default_device())
     shown = _labels(args.classes, detector.classes)
@@ -77,9 +73,9 @@ def predict(args: argparse.Namespace) -> None:
         print(f'{args.json}: {len(results)} detections; {ids.origin}')
     if folder and count:
         print(f'{pictures.path}: what scores {args.score_thr:g} or more')
-    skipped = getattr(frames, 'skipped', 0)
     if not count:
         raise UserError(f'no picture of {" ".join(inputs)} could be read.')
+    skipped = getattr(frames, 'skipped', 0)
     note = f', {skipped} skipped' if skipped else ''
     print(f'{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s){note}')
 
@@ -144,7 +140,7 @@ class _Pictures:
             if self._video:
                 self.path = os.path.join(folder, self._video.name)
 
-    def __enter__(self) -> _Pictures:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -203,8 +199,7 @@ class _CocoIds:
         path = next(filter(Path.is_file, (beside, folder / BESIDE_IMAGES)), None)
         if path is None:
             return
-        with open(path, encoding='utf-8') as file:
-            data = json.load(file)
+        data = json.loads(path.read_text(encoding='utf-8'))
         ids = {category['name']: category['id'] for category in data['categories']}
         if all(name in ids for name in classes):
             self.categories = [ids[name] for name in classes]

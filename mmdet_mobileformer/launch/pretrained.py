@@ -1,7 +1,5 @@
 """Pretrained weights that a config names: there before anything is built, or a stop."""
 
-from __future__ import annotations
-
 import os
 import re
 
@@ -66,9 +64,8 @@ def set_pretrained(cfg: Config, path: str) -> str:
     if not backbones:
         raise UserError(f'--pretrained {path} needs a model with a backbone in {cfg.filename}.')
     for node in backbones:
-        node['init_cfg'] = dict(type='Pretrained', checkpoint=path)
-        if whole:
-            node['init_cfg']['prefix'] = 'backbone.'
+        prefix = dict(prefix='backbone.') if whole else {}
+        node['init_cfg'] = dict(type='Pretrained', checkpoint=path, **prefix)
         if 'pretrained' in node:
             node['pretrained'] = None
     rest = sorted({name.split('.')[0] for name in weights} - {'backbone'}) if whole else ()

@@ -1,7 +1,5 @@
 """Exported files in 8 bits: calibrated with training images, evaluated beside the original."""
 
-from __future__ import annotations
-
 import argparse
 import copy
 import os
@@ -17,21 +15,19 @@ from rich.console import Console
 from rich.progress import track
 
 from mmdet_mobileformer.export import INPUTS, quantize_file, use_onnx_file
-from mmdet_mobileformer.launch.arguments import build_runner
 from mmdet_mobileformer.launch.detector import TrainedDetector
 from mmdet_mobileformer.launch.hardening import harden_loading
+from mmdet_mobileformer.launch.runner import build_runner
 
 
 def _calibration_feeds(
     cfg: Config, detector: BaseDetector, count: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """The graph's inputs for training images that are prepared as the test images are."""
-    training, test = (
-        DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.test_dataloader)
-    )
-    for index in track(
-        range(min(count, len(training))), 'Calibrating', console=Console(stderr=True)
-    ):
+    training = DATASETS.build(cfg.train_dataloader.dataset)
+    test = DATASETS.build(cfg.test_dataloader.dataset)
+    indices = range(min(count, len(training)))
+    for index in track(indices, 'Calibrating', console=Console(stderr=True)):
         item = test.pipeline(training.get_data_info(index))
         data = detector.data_preprocessor(pseudo_collate([item]), False)
         sample = data['data_samples'][0]

@@ -1,7 +1,5 @@
 """Every checkpoint that mmengine loads for the tools is read as data."""
 
-from __future__ import annotations
-
 import pickle
 from typing import Any
 

@@ -1,10 +1,5 @@
 """``--epochs``: the whole schedule of a config, scaled to another number of epochs."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
-
 from mmengine.config import Config
 
 from mmdet_mobileformer.config_tree import names_class, walk
@@ -54,16 +49,13 @@ def set_epochs(cfg: Config, epochs: int) -> None:
             (_whole(begin * share), _whole(interval * min(1, share)))
             for begin, interval in loop.dynamic_intervals
         ]
-    for schedule in list(_schedules(cfg.get('param_scheduler'))):
-        _scale(schedule, share, epochs)
-    for _, hook in walk(list(cfg.get('custom_hooks') or [])):
+    # Each schedule, of several optimisers too.
+    for _, schedule in list(walk(cfg.get('param_scheduler'))):
+        if 'type' in schedule:
+            _scale(schedule, share, epochs)
+    for _, hook in walk(cfg.get('custom_hooks')):
         for name in set(_HOOK_MOMENTS) & set(hook):
             hook[name] = _whole(hook[name] * share)
-
-
-def _schedules(node: Any) -> Iterator[dict]:  # noqa: ANN401 (dict, list, or dict of those)
-    """Each schedule, of several optimisers too."""
-    yield from (schedule for _, schedule in walk(node) if 'type' in schedule)
 
 
 def _scale(schedule: dict, share: float, epochs: int) -> None:
@@ -76,8 +68,7 @@ def _scale(schedule: dict, share: float, epochs: int) -> None:
         schedule['end'] = longest
         return
     if warmup and not by_epoch and names_class(schedule, 'LinearLR'):
-        iterations = schedule.get('end', _FOREVER)
-        _become_warmup(schedule, longest, iterations=iterations)
+        _become_warmup(schedule, longest, iterations=schedule.get('end', _FOREVER))
         return
     exact = schedule.get('convert_to_iter_based', False)
     for name in set(_MOMENTS) & set(schedule):

@@ -1,7 +1,5 @@
 """What tools/test.py does."""
 
-from __future__ import annotations
-
 import argparse
 import os
 
@@ -14,8 +12,9 @@ from mmdet_mobileformer.engine.acceleration import AccelerationHook
 from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch import data_flags
-from mmdet_mobileformer.launch.arguments import build_runner, load_run_config
+from mmdet_mobileformer.launch.arguments import load_run_config
 from mmdet_mobileformer.launch.hardening import harden_loading
+from mmdet_mobileformer.launch.runner import build_runner
 from mmdet_mobileformer.launch.test_flags import set_test_time_augmentation, set_visualization
 from mmdet_mobileformer.launch.work_dir import find_run, make_work_dir
 

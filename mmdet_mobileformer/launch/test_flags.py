@@ -1,7 +1,5 @@
 """Flags of tools/test.py that rewrite a config: pictures and test-time augmentation."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 from mmengine.config import Config
@@ -10,13 +8,8 @@ from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.errors import UserError
 
 _META_KEYS = (
-    'img_id',
-    'img_path',
-    'ori_shape',
-    'img_shape',
-    'scale_factor',
-    'flip',
-    'flip_direction',
+    *('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),  # those of PackDetInputs
+    *('flip', 'flip_direction'),  # by which DetTTAModel turns boxes back
 )
 
 

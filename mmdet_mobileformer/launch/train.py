@@ -1,7 +1,5 @@
 """What tools/train.py does."""
 
-from __future__ import annotations
-
 import argparse
 
 from mmengine.dist import is_main_process
@@ -11,10 +9,11 @@ from mmdet_mobileformer.engine.acceleration import AccelerationHook
 from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch import data_flags, train_flags
-from mmdet_mobileformer.launch.arguments import build_runner, load_run_config
+from mmdet_mobileformer.launch.arguments import load_run_config
 from mmdet_mobileformer.launch.cfg_options import options_explained
 from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
 from mmdet_mobileformer.launch.pretrained import check_pretrained, set_pretrained
+from mmdet_mobileformer.launch.runner import build_runner
 from mmdet_mobileformer.launch.schedule import set_epochs
 from mmdet_mobileformer.launch.work_dir import hold_work_dir
 

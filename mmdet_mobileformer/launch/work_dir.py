@@ -1,7 +1,6 @@
 """Work directories: one a training, and in the place of its config and checkpoint afterwards."""
 
-from __future__ import annotations
-
+import fcntl
 import os
 import re
 import socket
@@ -10,18 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data
 from mmdet_mobileformer.engine.resuming.find import find_resume_point, require_whole
 from mmdet_mobileformer.errors import UserError
 
-_held: list[
-    IO[str]
-] = []  # open as long as the process lives, since closing one gives its lock back
+# Open as long as the process lives, since closing one gives its lock back.
+_held: list[IO[str]] = []
 
 
 def default_work_dir(config: str, own_root: str | None, data_root: str | None) -> str:
@@ -67,8 +60,6 @@ def hold_work_dir(path: str) -> None:
     make_work_dir(path)
     file = open(os.path.join(path, '.lock'), 'a+', encoding='utf-8')  # noqa: SIM115 (held open)
     _held.append(file)
-    if fcntl is None:
-        return
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # what systems answer where it is taken

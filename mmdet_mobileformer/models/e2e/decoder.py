@@ -166,7 +166,7 @@ class MobileFormerDecoder(BaseModule):
         boxes: Tensor | None = None,
         padding_mask: Tensor | None = None,
         refine: Callable[[Tensor, Tensor], Tensor] | None = None,
-        propose: Callable[[Sequence[Tensor], Tensor | None], Proposals] | None = None,
+        propose: Callable[..., Proposals] | None = None,
     ) -> dict[str, Any]:
         """Refine the queries.
 
@@ -178,7 +178,7 @@ class MobileFormerDecoder(BaseModule):
             boxes: Boxes of anchored queries (N, Q, 4) as (cx, cy, w, h) in [0, 1].
             padding_mask: (N, H, W) bool of the images, True at padded pixels; None without padding.
             refine: Gives the boxes of queries after a block, from queries and boxes.
-            propose: Makes proposals of maps and mask, a :class:`ProposalHead`.
+            propose: Makes proposals of maps and masks, a :class:`ProposalHead`.
 
         Returns:
             What the head predicts from: ``hidden_states``, the queries after every block
@@ -205,8 +205,9 @@ class MobileFormerDecoder(BaseModule):
             feature_pos = self.positional_encoding(mask, input=current)
             feature_pos = spread_over_heads(feature_pos, self.num_heads).to(current.dtype)
             if self.proposal_maps[index]:
-                maps = [current, *features[index + 1 : index + self.proposal_maps[index]]]
-                proposals = propose(maps, padding_mask)
+                end = index + self.proposal_maps[index]
+                maps = [current, *features[index + 1 : end]]
+                proposals = propose(maps, masks[index:end], padding_mask)
                 queries, boxes, query_pos = proposals.queries, proposals.query_boxes, None
             for block in blocks:
                 placed = query_pos

@@ -24,7 +24,7 @@ from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.norm import LayerNorm2d
-from mmdet_mobileformer.models.padding import hide_padding, resize_mask, visible_extent
+from mmdet_mobileformer.models.padding import hide_padding, visible_extent
 
 ANCHOR_PIXELS = 2.0  # side of an anchor in pixels of its map
 SUPPRESSED = -40.0  # below every logit of a peak
@@ -95,20 +95,23 @@ class ProposalHead(nn.Module):
         nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(0.01))
         nn.init.zeros_(self.fc_reg[-1].weight)
 
-    def forward(self, maps: Sequence[Tensor], padding_mask: Tensor | None = None) -> Proposals:
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        masks: Sequence[Tensor | None] | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Proposals:
         """Propose.
 
         Args:
             maps: (N, C, H_i, W_i) from coarse to fine, each twice as fine as the one before.
-            padding_mask: Of the images (N, H, W) bool, True at padded pixels; None without padding.
+            masks: Of each map (N, H_i, W_i) bool, True at padded pixels; None without padding.
+            padding_mask: Of the images (N, H, W), likewise.
 
         Returns:
             The predictions of all pixels and the chosen ones.
         """
-        masks = [
-            None if padding_mask is None else resize_mask(padding_mask, features.shape[-2:])
-            for features in maps
-        ]
+        masks = masks or [None] * len(maps)
         hidden = torch.cat(
             [
                 self.conv(hide_padding(features, mask)).flatten(2).transpose(1, 2)

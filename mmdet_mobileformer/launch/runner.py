@@ -1,0 +1,89 @@
+"""The Runner of the tools: the first iteration is in sight, and what is missing is said early."""
+
+import logging
+from importlib.util import find_spec
+from typing import Any
+
+from mmdet.registry import RUNNERS
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from mmdet_mobileformer.config_tree import names_class
+from mmdet_mobileformer.errors import UserError
+
+# How the records begin that fill screens before the first iteration.
+_TO_FILE_ALONE = (
+    'System environment:',
+    'Config:',
+    'Hooks will be executed in the following order:',
+    'paramwise_options -- ',
+    'Name of parameter - Initialization information',
+    'Distributed training is not used, all SyncBatchNorm',
+    '"FileClient" will be deprecated',  # mmengine's own hooks use it
+    '"HardDiskBackend" is the alias',
+)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    return not record.getMessage().lstrip('\n-').startswith(_TO_FILE_ALONE)
+
+
+class ShortConsoleRunner(Runner):
+    """mmengine's Runner, whose config, environment and lists go to its log file alone."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:  # noqa: ANN401 (mmengine's own)
+        """Build the logger as mmengine does, and shorten what it shows."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_shown)
+        logger.info(f'The log in {self._log_dir} also has config, environment and hooks.')
+        return logger
+
+
+class _Evaluation(ShortConsoleRunner):
+    """A Runner that leaves the config that a training saved in the work directory."""
+
+    def dump_config(self) -> None:
+        """Save nothing; the log folder holds the evaluation's own config."""
+
+
+def build_runner(cfg: Config, training: bool = False) -> Runner:
+    """Build mmengine's Runner, or the one that ``runner_type`` names.
+
+    Args:
+        cfg: The config.
+        training: Whether it is to train, and so saves the config in the work directory.
+    """
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return (ShortConsoleRunner if training else _Evaluation).from_cfg(cfg)
+
+
+# mmengine's backends of a visualizer, and the distribution that each needs.
+_BACKENDS = {
+    'TensorboardVisBackend': 'tensorboard',
+    'WandbVisBackend': 'wandb',
+    'MLflowVisBackend': 'mlflow',
+    'ClearMLVisBackend': 'clearml',
+    'NeptuneVisBackend': 'neptune',
+    'DVCLiveVisBackend': 'dvclive',
+    'AimVisBackend': 'aim',
+}
+
+
+def check_vis_backends(cfg: Config) -> None:
+    """Check that what the visualizer writes to is installed.
+
+    Raises:
+        UserError: If it is not; the message says what to install.
+    """
+    for backend in (cfg.get('visualizer') or {}).get('vis_backends') or []:
+        for name, module in _BACKENDS.items():
+            if names_class(backend, name) and find_spec(module) is None:
+                raise UserError(
+                    f'{name}, which visualizer.vis_backends of {cfg.filename} names, needs '
+                    f'{module}, which is not installed; install it by `pip install {module}`, or '
+                    "take type='LocalVisBackend', which writes files."
+                )
