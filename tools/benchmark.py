@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _command import run
+from _command import run, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError('--device cuda needs a GPU that torch can use; leave it out.')
     kept = not args.system_memory and keep_freed_memory()
     register_all_modules()
-    threads = args.threads or [measure.default_threads()]
+    threads = args.threads or [usable_cores()]
     rates = {count: measure.sgemm_rate(args.device, count) for count in threads}
     about = report.machine(args.device, rates) | {'freed_memory': 'kept' if kept else 'returned'}
     print(json.dumps(about))

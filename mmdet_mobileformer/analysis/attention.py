@@ -1,7 +1,5 @@
 """Who reads what: attention and assignments of a forward pass, as forward hooks see them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Sheets of pictures that show the attention of a stage, of a scale, and of detections."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import groupby
@@ -49,12 +47,18 @@ def _stage_sheet(image: np.ndarray, stage: list[BlockAttention], title: str) -> 
     sheet = Sheet(image, title, len(stage), num_tokens + 1 + spatial)
     colours = _token_colours(num_tokens)
     for row, record in enumerate(stage):
-        reads = record.reads.mean(dim=0)
-        for token in range(num_tokens):
-            panel = sheet.panel(row, token, f'token {token + 1} reads', record.short_name)
-            sheet.read(panel, reads[token], colours[token], _stride(image, reads))
-        _pixels_panels(sheet, row, num_tokens, record, colours)
-    return sheet.finish(dict(zip(_token_names(num_tokens), colours, strict=True)), PIXELS_NOTE)
+        _reads_panels(sheet, row, record.reads.mean(dim=0), record.short_name, colours)
+        _pixels_panels(sheet, row, num_tokens, record, list(colours.values()))
+    return sheet.finish(colours, PIXELS_NOTE)
+
+
+def _reads_panels(
+    sheet: Sheet, row: int, reads: Tensor, label: str, colours: dict[str, str]
+) -> None:
+    """Where each token reads (M, H, W), a panel a token."""
+    for column, (name, colour) in enumerate(colours.items()):
+        panel = sheet.panel(row, column, f'{name} reads', label)
+        sheet.read(panel, reads[column], colour, _stride(sheet.image, reads))
 
 
 def _pixels_panels(
@@ -74,12 +78,9 @@ def _heads_sheet(image: np.ndarray, stage: list[BlockAttention], title: str) -> 
     colours = _token_colours(num_tokens)
     for index, record in enumerate(stage):
         for head, reads in enumerate(record.reads):
-            row = index * num_heads + head
-            for token in range(num_tokens):
-                label = f'{record.short_name}, head {head + 1}'
-                panel = sheet.panel(row, token, f'token {token + 1} reads', label)
-                sheet.read(panel, reads[token], colours[token], _stride(image, reads))
-    return sheet.finish(dict(zip(_token_names(num_tokens), colours, strict=True)))
+            label = f'{record.short_name}, head {head + 1}'
+            _reads_panels(sheet, index * num_heads + head, reads, label, colours)
+    return sheet.finish(colours)
 
 
 def decoder_sheets(
@@ -109,7 +110,9 @@ def decoder_sheets(
     )
     for row, path in enumerate(paths):
         for column, record in enumerate(records):
-            panel = sheet.panel(row, column, _query_title(record, path, column), names[row])
+            mark = '' if path.is_own[column] else '*'
+            title = f'{record.short_name}: query {path.queries[column] + 1}{mark}'
+            panel = sheet.panel(row, column, title, names[row])
             reads = record.reads[:, path.queries[column]].mean(dim=0)
             sheet.read(panel, reads, colours[row], _stride(image, reads))
             if column and path.is_own[column] == path.is_own[column - 1]:
@@ -163,18 +166,9 @@ def _pixels_sheet(
     return sheet.finish(legend, PIXELS_NOTE)
 
 
-def _query_title(record: BlockAttention, path: QueryPath, block: int) -> str:
-    return (
-        f'{record.short_name}: query {path.queries[block] + 1}{"" if path.is_own[block] else "*"}'
-    )
-
-
-def _token_colours(num_tokens: int) -> list[str]:
-    return [COLOURS[token % len(COLOURS)] for token in range(num_tokens)]
-
-
-def _token_names(num_tokens: int) -> list[str]:
-    return [f'token {token + 1}' for token in range(num_tokens)]
+def _token_colours(num_tokens: int) -> dict[str, str]:
+    """Colour of each token, by its name."""
+    return {f'token {token + 1}': COLOURS[token % len(COLOURS)] for token in range(num_tokens)}
 
 
 def _stride(image: np.ndarray, pixels: Tensor) -> int:

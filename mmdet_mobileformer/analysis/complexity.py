@@ -1,7 +1,5 @@
 """Parameters and multiply-accumulates (MACs) of a detector, part by part."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The comparisons that docs/benchmarks.md opens with: models and their peers, measured in turns."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdet_mobileformer.analysis.measure import Case, measure
+from mmdet_mobileformer.analysis.report import draw_bars, markdown
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Comparison:
 
 
 STEP = dict(height=320, width=320, batch=2, training=True)
+LARGE_STEP = {**STEP, 'height': 512, 'width': 512}
 COMPARISONS = (
     Comparison('294m against the released form', 'mf-294m+fused', 'mf-294m+released'),
     Comparison('the same, norms not folded', 'mf-294m', 'mf-294m+released'),
@@ -45,12 +45,7 @@ COMPARISONS = (
         'mf-294m+released+spatial',
         **STEP,
     ),
-    Comparison(
-        'training E2E-508M against DETR-R50',
-        'e2e-mf-508m',
-        'detr-r50',
-        **{**STEP, 'height': 512, 'width': 512},
-    ),
+    Comparison('training E2E-508M against DETR-R50', 'e2e-mf-508m', 'detr-r50', **LARGE_STEP),
 )
 
 
@@ -95,38 +90,21 @@ def _share(ours: int, theirs: int) -> float | None:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown table of the comparisons."""
-    lines = [
-        '| ours against a peer | ms | peer ms | time | times as fast | saved | peak | of sgemm |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- |',
-    ]
+    lines = []
     for row in rows:
+        times = f'{row["ms"]:.0f}', f'{row["peer_ms"]:.0f}', f'{row["time"]:.2f}'
         shares = ['-' if row[key] is None else f'{row[key]:.2f}' for key in ('saved', 'peak')]
         sgemm = '-' if row['sgemm'] is None else f'{row["sgemm"]:.0%}'
-        cells = [
-            row['what'],
-            f'{row["ms"]:.0f}',
-            f'{row["peer_ms"]:.0f}',
-            f'{row["time"]:.2f}',
-            f'{1 / row["time"]:.2f}',
-            *shares,
-            sgemm,
-        ]
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+        lines.append([row['what'], *times, f'{1 / row["time"]:.2f}', *shares, sgemm])
+    titles = ('ours against a peer', 'ms', 'peer ms', 'time', 'times as fast')
+    return markdown((*titles, 'saved', 'peak', 'of sgemm'), lines)
 
 
 def draw(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Draw each model's share of its peer's time as a bar; the line is the peer."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1 + 0.4 * len(rows)), layout='constrained')
-    axes = figure.subplots()
-    places = range(len(rows))[::-1]
-    bars = axes.barh(places, [row['time'] for row in rows], color='#4878a8')
-    axes.bar_label(bars, [f'{row["time"]:.2f}' for row in rows], padding=4)
+    names, times = [row['what'] for row in rows], [row['time'] for row in rows]
+    axes = draw_bars(about, names, times, '{:.2f}')
     axes.axvline(1, color='#888888')
-    axes.set_xlim(0, 1.1 * max(1, *(row['time'] for row in rows)))
-    axes.set_yticks(places, [row['what'] for row in rows])
-    axes.set_title(about['device'])
+    axes.set_xlim(0, 1.1 * max(1, *times))
     axes.set_xlabel("share of the peer's time (less is faster)")
-    figure.savefig(path)
+    axes.figure.savefig(path)

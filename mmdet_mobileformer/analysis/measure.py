@@ -1,8 +1,5 @@
 """Measuring prepared models in alternating order, so that ratios hold on a noisy machine."""
 
-from __future__ import annotations
-
-import os
 import sys
 import tempfile
 import time
@@ -10,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -42,7 +39,7 @@ class Case:
     peak_bytes: int = 0  # growth of memory during one run
     times: list[float] = field(default_factory=list)  # seconds, one a round
 
-    def summary(self, sgemm_rate: float, first: Case) -> dict[str, Any]:
+    def summary(self, sgemm_rate: float, first: Self) -> dict[str, Any]:
         """Figures of the table; ``ratio`` is the first case's time over this one's, by round."""
         times = np.array(self.times)
         low, median, high = np.percentile(times, (25, 50, 75))
@@ -237,8 +234,3 @@ def sgemm_rate(device: str, threads: int, size: int = 2048, repeats: int = 7) ->
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return size**3 / float(np.median(times))
-
-
-def default_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

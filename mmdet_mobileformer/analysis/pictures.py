@@ -1,7 +1,5 @@
 """Pictures of a training: predictions beside ground truth, curves of loss and AP."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

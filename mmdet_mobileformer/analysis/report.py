@@ -1,15 +1,14 @@
 """What the benchmark found: table, JSON and picture."""
 
-from __future__ import annotations
-
 import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 COLUMNS = (
     ('model', 'model', '{}'),
@@ -51,7 +50,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         for column in COLUMNS
         if column[0] not in ('saved_bytes', 'sgemm_share') or any(row[column[0]] for row in rows)
     ]
-    lines = [[title for _, title, _ in columns]]
+    lines = []
     for row in rows:
         shown = {
             **row,
@@ -60,7 +59,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             'saved_bytes': row['saved_bytes'] / 2**20,
         }
         lines.append([form.format(shown[key]) for key, _, form in columns])
-    lines.insert(1, ['---'] * len(columns))
+    return markdown([title for _, title, _ in columns], lines)
+
+
+def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [titles, ['---'] * len(titles), *lines]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
@@ -71,24 +75,33 @@ def write_json(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]]
 
 def draw(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Draw the medians as bars, their quartiles' distance as whiskers."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1 + 0.35 * len(rows)), layout='constrained')
-    axes = figure.subplots()
     names = [
         f'{row["model"]} {row["runtime"]} {row["height"]}×{row["width"]} ×{row["batch"]} '
         f'{row["threads"]}t {row["dtype"]}'
         for row in rows
     ]
-    places = np.arange(len(rows))[::-1]
     medians = [row['median_ms'] for row in rows]
-    spreads = [row['spread_ms'] / 2 for row in rows]
-    bars = axes.barh(places, medians, xerr=spreads, color='#4878a8')
-    axes.bar_label(bars, [f'{median:.1f}' for median in medians], padding=4)
-    axes.set_yticks(places, names)
+    axes = draw_bars(about, names, medians, '{:.1f}', [row['spread_ms'] / 2 for row in rows])
     axes.set_xlabel('median of a batch (ms)')
+    axes.figure.savefig(path)
+
+
+def draw_bars(
+    about: dict[str, Any],
+    names: Sequence[str],
+    values: Sequence[float],
+    form: str,
+    whiskers: Sequence[float] | None = None,
+) -> Axes:
+    """Named bars from top to bottom, each with its value; the device is the title."""
+    figure = Figure(figsize=(8, 1 + 0.4 * len(names)), layout='constrained')
+    axes = figure.subplots()
+    places = range(len(names))[::-1]
+    bars = axes.barh(places, values, xerr=whiskers, color='#4878a8')
+    axes.bar_label(bars, [form.format(value) for value in values], padding=4)
+    axes.set_yticks(places, names)
     axes.set_title(about['device'])
-    figure.savefig(path)
+    return axes
 
 
 def _cpu_name() -> str:

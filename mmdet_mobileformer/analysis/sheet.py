@@ -1,7 +1,5 @@
 """A grid of panels over one image, with a legend and a scale."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From a trained detector and an image to sheets of its attention: ``tools/show_attention.py``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 

@@ -1,7 +1,5 @@
 """The models of the benchmark by name: ours, their variants, and peers from mmdet's registry."""
 
-from __future__ import annotations
-
 import types
 from pathlib import Path
 from typing import Any
