@@ -1,11 +1,6 @@
 # E2E-MF-151M with anchored queries: learned boxes at the coarse scale, proposals from the finest.
-# 50 epochs in the place of 300. Never trained on COCO; see docs/end_to_end.md.
-_base_ = [
-    '_base_/models/e2e_anchored_mf508m.py',
-    '_base_/datasets/coco_detection_detr.py',
-    '_base_/schedules/schedule_50e_anchored.py',
-    '_base_/default_runtime.py',
-]
+# Never trained on COCO; see docs/end_to_end.md.
+_base_ = 'e2e_mf508m_anchored_coco.py'
 
 model = dict(
     backbone=dict(

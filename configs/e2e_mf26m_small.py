@@ -59,15 +59,6 @@ optim_wrapper = dict(
 )
 max_epochs = 14
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(
-        type='CosineAnnealingLR',
-        begin=0,
-        end=max_epochs,
-        eta_min_ratio=0.02,
-        convert_to_iter_based=True,
-    ),
-]
+_base_.param_scheduler[1].end = max_epochs
 auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(logger=dict(interval=10))

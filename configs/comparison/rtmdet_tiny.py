@@ -1,6 +1,6 @@
 # RTMDet-tiny as mmdet has it, with its weight decay and an average of the weights over this length;
 # BN in place of SyncBN, which a CPU does not have.
-_base_ = './_small.py'
+_base_ = ['./_small.py', './_ema.py']
 norm_cfg = dict(type='BN')
 act_cfg = dict(type='SiLU', inplace=True)
 model = dict(
@@ -59,26 +59,7 @@ model = dict(
     ),
 )
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05), paramwise_cfg=dict(bypass_duplicate=True))
-custom_hooks = [
-    dict(
-        type='EMAHook',
-        ema_type='ExpMomentumEMA',
-        momentum=0.002,
-        gamma=200,
-        update_buffers=True,
-        priority=49,
-    )
-]
 
 max_epochs = 10
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        begin=0,
-        end=max_epochs,
-        eta_min_ratio=0.01,
-        convert_to_iter_based=True,
-    ),
-]
+_base_.param_scheduler[1].end = max_epochs

@@ -1,6 +1,6 @@
 # YOLOX-tiny as mmdet has it, with an average of the weights over this length. Mosaic, MixUp and
 # sizes at random give way to the augmentation of all; its L1 loss of the last epochs is left out.
-_base_ = './_small.py'
+_base_ = ['./_small.py', './_ema.py']
 norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)
 act_cfg = dict(type='Swish')
 model = dict(
@@ -34,26 +34,7 @@ model = dict(
     test_cfg=dict(score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65)),
 )
 optim_wrapper = dict(optimizer=dict(weight_decay=5e-4))
-custom_hooks = [
-    dict(
-        type='EMAHook',
-        ema_type='ExpMomentumEMA',
-        momentum=0.002,
-        gamma=200,
-        update_buffers=True,
-        priority=49,
-    )
-]
 
 max_epochs = 11
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        begin=0,
-        end=max_epochs,
-        eta_min_ratio=0.01,
-        convert_to_iter_based=True,
-    ),
-]
+_base_.param_scheduler[1].end = max_epochs
