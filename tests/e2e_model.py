@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from mmdet.evaluation import CocoMetric
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
@@ -158,3 +159,48 @@ def draw_batch(sizes, num_objects=2, seed=0):
         inputs.append(image)
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
+
+
+def losses_of(detector, batch):
+    """Losses of a batch, by name."""
+    data = detector.data_preprocessor(copy.deepcopy(batch), True)
+    return detector(**data, mode='loss')
+
+
+def _average_precision(results, samples):
+    """COCO AP, with the samples' own objects as ground truth."""
+    metric = CocoMetric(metric='bbox')
+    metric.dataset_meta = dict(classes=tuple('abc'))
+    predictions = []
+    for index, (result, sample) in enumerate(zip(results, samples, strict=True)):
+        gt = sample.gt_instances
+        instances = [
+            dict(bbox=box.tolist(), bbox_label=int(label))
+            for box, label in zip(gt.bboxes, gt.labels, strict=True)
+        ]
+        predictions.append(
+            dict(
+                pred_instances=dict(result.pred_instances.items()),
+                img_id=index,
+                ori_shape=sample.ori_shape,
+                instances=instances,
+            )
+        )
+    metric.process({}, predictions)
+    return metric.evaluate(len(predictions))['coco/bbox_mAP']
+
+
+def overfitted_ap(detector, steps):
+    """COCO AP on eight images after some steps of training on them."""
+    batch = draw_batch([(64, 64)] * 8, seed=3)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(losses_of(detector, batch).values()).backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        results = detector.eval().test_step(copy.deepcopy(batch))
+    return _average_precision(results, batch['data_samples'])

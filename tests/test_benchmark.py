@@ -2,15 +2,13 @@
 
 import ast
 import json
-import sys
 from collections import Counter
 
 import onnxruntime
 import pytest
 import torch
 from mmdet.utils import register_all_modules
-from run_tool import run_tool
-from test_tools import ROOT, start
+from run_tool import run_tool, tool
 
 from mmdet_mobileformer.analysis import measure
 from mmdet_mobileformer.analysis.complexity import count_macs
@@ -250,9 +248,7 @@ def test_the_tool_measures_16_bits(benchmark, monkeypatch, training):
 def test_the_tool_writes_table_json_and_picture(tmp_path):
     args = ['--models', 'mf-26m+released', 'mf-26m+fused', '--runtimes', 'eager']
     args += ['--sizes', '64x96', '--batch-sizes', '1', '2', '--threads', '1', '--rounds', '2']
-    done = start(
-        [sys.executable, ROOT / 'tools' / 'benchmark.py', *args, '--out-dir', tmp_path], tmp_path
-    )
+    done = tool('benchmark', *args, '--out-dir', tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line for line in done.stdout.splitlines() if line.startswith('| mf-26m')]
     results = json.loads((tmp_path / 'benchmark.json').read_text())

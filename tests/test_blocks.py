@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from naive_attention import attend
 from torch import nn
 
 from mmdet_mobileformer.models import (
@@ -32,20 +33,6 @@ def rand(*shape):
     return torch.randn(*shape, dtype=torch.double)
 
 
-def attend(queries, keys, values, num_heads):
-    """Attention by loops: (Q, C), (K, C), (K, C) to (Q, C)."""
-    width = queries.shape[1] // num_heads
-    out = torch.zeros(len(queries), values.shape[1], dtype=queries.dtype)
-    for head in range(num_heads):
-        part = slice(head * width, (head + 1) * width)
-        for i, query in enumerate(queries):
-            scores = [float(query[part] @ key[part]) / math.sqrt(width) for key in keys]
-            exps = [math.exp(score - max(scores)) for score in scores]
-            for weight, value in zip(exps, values, strict=True):
-                out[i, part] += weight / sum(exps) * value[part]
-    return out
-
-
 @pytest.mark.parametrize('num_heads', [1, 2, 4])
 @pytest.mark.parametrize('gated', [True, False])
 def test_mobile_to_former_equals_loop(num_heads, gated):
@@ -54,7 +41,8 @@ def test_mobile_to_former_equals_loop(num_heads, gated):
     feature_pos, token_pos = rand(N, C, H, W), rand(N, M, D)
     mask = torch.zeros(N, H, W, dtype=torch.bool)
     mask[1, :, 4:] = True
-    result, _ = module(features, tokens, feature_pos, token_pos, mask)
+    result, logits = module(features, tokens, feature_pos, token_pos, mask)
+    assert logits.shape == (N, num_heads, M, H, W)
     for n in range(N):
         visible = ~mask[n].flatten()
         pixels = features[n].flatten(1).T[visible]

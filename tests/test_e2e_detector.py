@@ -4,8 +4,15 @@ import copy
 
 import pytest
 import torch
-from e2e_model import MODEL, NUM_CLASSES, anchored, build_detector, draw_batch
-from mmdet.evaluation import CocoMetric
+from e2e_model import (
+    MODEL,
+    NUM_CLASSES,
+    anchored,
+    build_detector,
+    draw_batch,
+    losses_of,
+    overfitted_ap,
+)
 from mmdet.registry import MODELS
 
 SIZES = [(64, 96), (48, 80)]
@@ -37,11 +44,6 @@ SWITCHES = {
     'proposals of the last scale': anchored((0, 0, 1)),
 }
 ANCHORED = [name for name in SWITCHES if 'anchored' in name or 'proposals' in name]
-
-
-def losses_of(detector, batch):
-    data = detector.data_preprocessor(copy.deepcopy(batch), True)
-    return detector(**data, mode='loss')
 
 
 def forward(detector, batch):
@@ -235,42 +237,7 @@ def test_wrong_settings_of_the_detector_are_named():
         build_detector(bbox_head=dict(MODEL['bbox_head'], embed_dims=64))
 
 
-def average_precision(results, samples):
-    """COCO AP, with the samples' own objects as ground truth."""
-    metric = CocoMetric(metric='bbox')
-    metric.dataset_meta = dict(classes=tuple('abc'))
-    predictions = []
-    for index, (result, sample) in enumerate(zip(results, samples, strict=True)):
-        gt = sample.gt_instances
-        instances = [
-            dict(bbox=box.tolist(), bbox_label=int(label))
-            for box, label in zip(gt.bboxes, gt.labels, strict=True)
-        ]
-        predictions.append(
-            dict(
-                pred_instances=dict(result.pred_instances.items()),
-                img_id=index,
-                ori_shape=sample.ori_shape,
-                instances=instances,
-            )
-        )
-    metric.process({}, predictions)
-    return metric.evaluate(len(predictions))['coco/bbox_mAP']
-
-
 def test_it_overfits_eight_images():
     scales = [dict(scale, num_blocks=1) for scale in MODEL['decoder']['scales']]
     detector = build_detector(dict(scales=scales), num_queries=6).train()
-    batch = draw_batch([(64, 64)] * 8, seed=3)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=1e-4)
-    steps = 160
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        sum(losses_of(detector, batch).values()).backward()
-        torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        results = detector.eval().test_step(copy.deepcopy(batch))
-    assert average_precision(results, batch['data_samples']) >= 0.9
+    assert overfitted_ap(detector, steps=160) >= 0.9

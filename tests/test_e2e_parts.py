@@ -1,14 +1,13 @@
 """The parts of the end-to-end detector's head: attentions, activation, position and upsampling."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.models.layers import SinePositionalEncoding
+from naive_attention import attend
 from torch import nn
 
-from mmdet_mobileformer.models import DecoderBlock, FormerToMobile, LayerNorm2d, MobileToFormer
+from mmdet_mobileformer.models import DecoderBlock, LayerNorm2d
 from mmdet_mobileformer.models.bridge import token_assignment
 from mmdet_mobileformer.models.e2e import MobileFormerDecoder, ScaleFusion, ScaleSpec
 from mmdet_mobileformer.models.e2e.attention_mobile import AttentionMobile
@@ -37,46 +36,6 @@ def padding_mask():
     return mask
 
 
-def naive_attention(query, key, value, hidden=None):
-    """Attention of one image, a head, query and key at a time: (A, C), (B, C), (B, C) to (A, C)."""
-    head_dim = query.shape[1] // HEADS
-    output = torch.zeros_like(query)
-    for head in range(HEADS):
-        part = slice(head * head_dim, (head + 1) * head_dim)
-        for a in range(len(query)):
-            seen = [b for b in range(len(key)) if hidden is None or not hidden[b]]
-            scores = [float(query[a, part] @ key[b, part]) / math.sqrt(head_dim) for b in seen]
-            weights = [math.exp(score - max(scores)) for score in scores]
-            for b, weight in zip(seen, weights, strict=True):
-                output[a, part] += weight / sum(weights) * value[b, part]
-    return output
-
-
-def test_mobile_to_former_is_attention_over_unprojected_visible_pixels(streams, padding_mask):
-    features, queries, feature_pos, query_pos = streams
-    part = MobileToFormer(DIM, DIM, HEADS, gated=False)
-    updated, logits = part(features, queries, feature_pos, query_pos, padding_mask)
-    for i in range(IMAGES):
-        query = part.query(queries[i] + query_pos[i])
-        key = (features + feature_pos)[i].flatten(1).T
-        update = naive_attention(query, key, features[i].flatten(1).T, padding_mask[i].flatten())
-        torch.testing.assert_close(updated[i], part.norm(queries[i] + part.proj(update)))
-    assert logits.shape == (IMAGES, HEADS, QUERIES, HEIGHT, WIDTH)
-
-
-def test_former_to_mobile_is_attention_over_the_queries(streams):
-    features, queries, feature_pos, query_pos = streams
-    part = FormerToMobile(DIM, DIM, HEADS)
-    updated = part(features, queries, feature_pos, query_pos)
-    for i in range(IMAGES):
-        pixels = (features + feature_pos)[i].flatten(1).T
-        update = naive_attention(
-            pixels, part.key(queries[i] + query_pos[i]), part.value(queries[i])
-        )
-        expected = features[i] + update.T.reshape(DIM, HEIGHT, WIDTH)
-        torch.testing.assert_close(updated[i], expected)
-
-
 @pytest.mark.parametrize('full_projections', [True, False])
 def test_self_attention_of_the_queries(streams, full_projections):
     _, queries, _, query_pos = streams
@@ -86,7 +45,7 @@ def test_self_attention_of_the_queries(streams, full_projections):
         placed = queries[i] + query_pos[i]
         key = part.key(placed) if full_projections else placed
         value = part.value(queries[i]) if full_projections else queries[i]
-        expected = part.proj(naive_attention(part.query(placed), key, value))
+        expected = part.proj(attend(part.query(placed), key, value, HEADS))
         torch.testing.assert_close(output[i], expected)
 
 
@@ -104,7 +63,8 @@ def test_attention_mobile_is_an_encoder_layer_with_dynamic_relu(streams, padding
             F.linear(x, w, b)
             for x, w, b in zip((placed, placed, pixels), weights, biases, strict=True)
         )
-        update = naive_attention(query, key, value, padding_mask[i].flatten())
+        visible = ~padding_mask[i].flatten()
+        update = attend(query, key[visible], value[visible], HEADS)
         update = part.attention.out_proj(update).T.reshape(1, DIM, HEIGHT, WIDTH)
         expected = part.attention_norm(features[i : i + 1] + update)
         hidden = part.act(part.expand(expected), queries[i : i + 1])

@@ -16,8 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 from PIL import Image
-from run_tool import run_tool
-from test_tools import ROOT, start
+from run_tool import ROOT, run_tool, start, tool
 from tiny_detector import BACKBONE, retinanet, run_config
 
 from mmdet_mobileformer.errors import UserError
@@ -82,29 +81,19 @@ def export(folder, model, detector, *flags):
         (folder / 'data' / split).mkdir(parents=True)
     (folder / 'data' / 'annotations').mkdir()
     batch = draw_batch([(64, 96)] * 4, seed=0)
-    data = dict(
-        images=[], annotations=[], categories=[dict(id=i, name=n) for i, n in enumerate(CLASSES)]
-    )
-    for index, (image, sample) in enumerate(
-        zip(batch['inputs'], batch['data_samples'], strict=True)
-    ):
-        name = f'{index}.png'
+    categories = [dict(id=index, name=name) for index, name in enumerate(CLASSES)]
+    data = dict(images=[], annotations=[], categories=categories)
+    for index, sample in enumerate(batch['data_samples']):
+        name, image = f'{index}.png', batch['inputs'][index].permute(1, 2, 0).numpy()
         for split in ('train2017', 'val2017'):
-            cv2.imwrite(str(folder / 'data' / split / name), image.permute(1, 2, 0).numpy())
+            cv2.imwrite(str(folder / 'data' / split / name), image)
         data['images'].append(dict(id=index, file_name=name, height=64, width=96))
         objects = sample.gt_instances
-        for box, label in zip(objects.bboxes, objects.labels, strict=True):
+        for box, label in zip(objects.bboxes, objects.labels.tolist(), strict=True):
             x1, y1, x2, y2 = box.tolist()
-            data['annotations'].append(
-                dict(
-                    id=len(data['annotations']) + 1,
-                    image_id=index,
-                    category_id=int(label),
-                    bbox=[x1, y1, x2 - x1, y2 - y1],
-                    area=(x2 - x1) * (y2 - y1),
-                    iscrowd=0,
-                )
-            )
+            number, size = len(data['annotations']) + 1, [x2 - x1, y2 - y1]
+            about = dict(id=number, image_id=index, category_id=label, iscrowd=0)
+            data['annotations'].append(dict(about, bbox=[x1, y1, *size], area=size[0] * size[1]))
     for split in ('train2017', 'val2017'):
         write_annotations(folder / 'data', split, data)
 
@@ -117,7 +106,7 @@ def export(folder, model, detector, *flags):
     meta = dict(dataset_meta=dict(classes=CLASSES))
     torch.save(dict(state_dict=detector.state_dict(), meta=meta), folder / 'model.pth')
     files = ['config.py', 'model.pth', 'model.onnx']
-    done = start([sys.executable, ROOT / 'tools' / 'export_onnx.py', *files, *flags], folder)
+    done = tool('export_onnx', *files, *flags, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -147,10 +136,7 @@ def test_evaluating_the_file_gives_the_ap_of_the_checkpoint(run):
     folder, _, _ = run
     figures = []
     for file in ('model.pth', 'model.onnx'):
-        done = start(
-            [sys.executable, ROOT / 'tools' / 'test.py', 'config.py', file, '--work-dir', file[6:]],
-            folder,
-        )
+        done = tool('test', 'config.py', file, '--work-dir', file[6:], cwd=folder)
         assert done.returncode == 0, done.stderr[-2000:]
         result = next((folder / file[6:]).glob('*/*.json'))
         figures.append(json.loads(result.read_text())['coco/bbox_mAP'])
@@ -209,8 +195,8 @@ def test_the_tool_prints_what_8_bits_cost_and_both_figures_hold(end_to_end):
     _, path, output = end_to_end
     said = re.search(r'model\.int8\.onnx: .* AP (\S+) instead of (\S+), a loss of', output)
     after, before = map(float, said.groups())
-    tool = [sys.executable, ROOT / 'tools' / 'test.py', 'config.py']
-    assert start([*tool, 'model.pth', '--work-dir', 'pth'], path.parent).returncode == 0
+    done = tool('test', 'config.py', 'model.pth', '--work-dir', 'pth', cwd=path.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
     figure = json.loads(next((path.parent / 'pth').glob('*/*.json')).read_text())['coco/bbox_mAP']
     assert before == pytest.approx(figure, abs=1e-3) and figure > 0.0
     assert 0.0 <= after <= 1.0

@@ -4,18 +4,15 @@ import json
 import os
 import pickle
 import re
-import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from coco_folder import CLASSES, write_coco_folder
 from free_port import free_port
 from mmengine.config import Config
+from run_tool import ROOT, start, tool
 
-ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs' / 'retinanet_mf52m_small.py'
 QUICK = [
     '--cfg-options',
@@ -29,25 +26,6 @@ QUICK = [
 ]
 DIST_TRAIN = ROOT / 'tools' / 'dist_train.sh'
 FIGURES = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10', 'AR@100']
-
-
-def start(command, cwd, **env):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env}
-    env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), env.get('PYTHONPATH')]))
-    command = [str(word) for word in command]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **pipes) as process:
-        try:
-            out, err = process.communicate(timeout=200)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGTERM)  # torchrun then ends its processes
-            out, err = process.communicate()
-            err += '\nended after 200 s'
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
-def tool(name, *args, cwd):
-    return start([sys.executable, ROOT / 'tools' / f'{name}.py', *args], cwd)
 
 
 @pytest.fixture(scope='module')
