@@ -11,7 +11,7 @@ from run_tool import run_tool
 from tiny_detector import plain_text, retinanet, run_config
 
 from mmdet_mobileformer.analysis.attention import query_paths, recorded_attention
-from mmdet_mobileformer.analysis.attention_sheets import backbone_sheets
+from mmdet_mobileformer.analysis.attention_sheets import backbone_sheets, decoder_sheets
 from mmdet_mobileformer.models import ARCHS, MobileFormer
 from mmdet_mobileformer.models.bridge import token_assignment
 
@@ -114,6 +114,11 @@ def test_queries_lead_to_the_detections(mode):
         assert path.label == int(label) < NUM_CLASSES
         torch.testing.assert_close(path.boxes[-1] * size, box, rtol=0, atol=0.01)
         assert len(path.boxes) == detector.decoder.num_blocks and all(path.is_own)
+    # Detections that look the same in the legend have an entry each.
+    image, blocks = np.full((64, 96, 3), 200, np.uint8), of_decoder[: detector.decoder.num_blocks]
+    sheets = decoder_sheets(image, blocks, paths[:1] * 3, ('a', 'b', 'c'), 'test')
+    for name, others in (('detections.png', 0), ('decoder_pixels.png', 1)):
+        assert len(sheets[name].legends[0].get_texts()) == 3 + others
 
 
 def test_panels_show_the_recorded_attention():

@@ -15,7 +15,7 @@ from mmdet_mobileformer.analysis.sheet import Sheet
 COLOURS = ('#e69f00', '#56b4e9', '#009e73', '#f0e442', '#0072b2', '#d55e00', '#cc79a7', '#ffffff')
 OTHER_QUERIES = '#666666'
 PIXELS_NOTE = (
-    'pixels have the colour of the token\nthat they take most of, stronger where they take more'
+    'pixels have the colour of the token or query\nthat they take most of, stronger where they take more'
 )
 
 
@@ -103,7 +103,7 @@ def decoder_sheets(
         classes: Names of the classes.
         what: Of the title: network and image.
     """
-    names = [f'{classes[path.label]} {path.score:.2f}' for path in paths]
+    names = [f'{n}. {classes[path.label]} {path.score:.2f}' for n, path in enumerate(paths, 1)]
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(paths))]
     sheet = Sheet(
         image, f'{what}\nwhere the query of each detection reads', len(paths), len(records)
