@@ -15,7 +15,8 @@ from mmdet_mobileformer.analysis.sheet import Sheet
 COLOURS = ('#e69f00', '#56b4e9', '#009e73', '#f0e442', '#0072b2', '#d55e00', '#cc79a7', '#ffffff')
 OTHER_QUERIES = '#666666'
 PIXELS_NOTE = (
-    'pixels have the colour of the token or query\nthat they take most of, stronger where they take more'
+    'pixels have the colour of the token or query\n'
+    'that they take most of, stronger where they take more'
 )
 
 
