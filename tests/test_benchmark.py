@@ -16,7 +16,7 @@ from mmdet_mobileformer.analysis.headline import Comparison, compare, table
 from mmdet_mobileformer.analysis.measure import Case, saved_bytes
 from mmdet_mobileformer.analysis.zoo import E2E_ARCHS, PEERS, TensorPath, build_model
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.models import ARCHS
+from mmdet_mobileformer.models import ARCHS, MobileFormerBlock
 
 register_all_modules()
 
@@ -223,8 +223,9 @@ def test_the_tool_measures_16_bits(benchmark, monkeypatch, training):
     seen, backwards, backward = Counter(), [], torch.Tensor.backward
 
     def note(module, _, output):
-        if isinstance(module, torch.nn.Conv2d):
-            seen[module.training, module.weight.dtype, output.dtype] += 1
+        if isinstance(module, MobileFormerBlock):
+            stored = module.former.attention.proj.weight.dtype
+            seen[module.training, stored, output[0].dtype] += 1
 
     def count(*args, **settings):
         backwards.append(args)
@@ -237,10 +238,10 @@ def test_the_tool_measures_16_bits(benchmark, monkeypatch, training):
     finally:
         hook.remove()
     assert [row['dtype'] for row in rows] == ['bf16', 'fp16']
-    convolutions = seen[False, torch.float32, torch.float32] / 2  # of counting the MACs
+    blocks = seen[False, torch.float32, torch.float32] / 2  # of counting the MACs
     for dtype in (torch.bfloat16, torch.float16):
         stored = torch.float32 if training else dtype  # in training by automatic mixed precision
-        assert seen[training, stored, dtype] >= (2 + ROUNDS) * convolutions > 0
+        assert seen[training, stored, dtype] >= (2 + ROUNDS) * blocks > 0
     assert len(backwards) >= 2 * (2 + ROUNDS) if training else not backwards
     assert all(('saved MB' in row) == training for row in rows)
 

@@ -6,9 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdet_mobileformer.models import ArchSpec, BlockSpec, MobileFormer, fused
+from mmdet_mobileformer.models import ArchSpec, BlockSpec, MobileFormer, bridge, fused, mobile
 from mmdet_mobileformer.models.bridge import token_assignment
+from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.dynamic_relu import two_slopes
+from mmdet_mobileformer.models.e2e import attention_mobile
+from mmdet_mobileformer.models.e2e.block import DecoderBlock
+from mmdet_mobileformer.models.padding import hide_padding
 
 TINY = ArchSpec(
     stem_channels=8,
@@ -82,3 +86,47 @@ def test_channels_last_in_inference_lasts_and_changes_no_number(mode):
     assert not any(level.is_contiguous() for level in inference)
     for one, other in zip(inference, backbone.double()(images), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('spatial', [False, True])
+@pytest.mark.parametrize('fixed', [False, True])
+def test_activated_conv(spatial, fixed):
+    conv = conv_norm(C, 2 * C, 3, dict(type='BN'), groups=C).double()
+    for value in conv.norm.state_dict().values():
+        if value.is_floating_point():
+            torch.nn.init.uniform_(value, 0.5, 1.5)
+    conv.norm.train(not fixed)
+    mask = torch.zeros(N, H, W, dtype=torch.bool)
+    mask[1, :, 4:] = True
+    tokens = M if spatial else 1
+    inputs = [rand(N, C, H, W), rand(N, C, tokens), rand(N, C, tokens)]
+    inputs = [x.requires_grad_() for x in inputs]
+    assignment = rand(N, M, H, W).softmax(dim=1).requires_grad_() if spatial else None
+    formula = conv.norm(conv.conv(hide_padding(two_slopes(*inputs, assignment), mask)))
+    ours = fused.activated_conv(*inputs, assignment, conv, mask)
+    torch.testing.assert_close(ours, formula)
+    grad = torch.randn_like(formula)
+    inputs += [*conv.parameters(), *([assignment] * spatial)]
+    gradients = [torch.autograd.grad(result, inputs, grad) for result in (ours, formula)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_bounded_relu():
+    inputs = [6 * rand(N, C, H, W)]
+    assert_equal_with_gradients(fused.BoundedReLU.apply, F.relu6, inputs)
+
+
+@pytest.mark.parametrize('kind', ['attention', 'lite'])
+def test_what_training_recomputes_changes_no_gradient(kind, monkeypatch):
+    block = DecoderBlock(16, kind, 32, num_heads=2, dropout=0.2).double().train()
+    inputs = [rand(N, 16, H, W), rand(N, 9, 16), rand(N, 16, H, W), rand(N, 9, 16)]
+    inputs = [x.requires_grad_() for x in inputs]
+    results = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        outputs = block(*inputs)
+        loss = sum(output.square().sum() for output in outputs)
+        results.append(torch.autograd.grad(loss, [*inputs, *block.parameters()]))
+        for module in (bridge, mobile, attention_mobile):
+            monkeypatch.setattr(module, 'recomputed_in_training', lambda _, forward: forward)
+    torch.testing.assert_close(*results)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from mmdet_mobileformer.engine.acceleration import fuse_detector
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models import ARCHS, DynamicReLU, MobileFormer
+from mmdet_mobileformer.models.convolution import ConvNorm
 from mmdet_mobileformer.models.dynamic_relu import two_slopes
+from mmdet_mobileformer.models.padding import hide_padding
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -74,15 +77,23 @@ def use_released_form(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, DynamicReLU):
             module.forward = types.MethodType(_released_dynamic_relu, module)
+        if isinstance(module, ConvNorm):
+            module.forward = types.MethodType(ConvModule.forward, module)
         if isinstance(module, MobileFormer):
             module.arrange = lambda images: images
 
 
 def _released_dynamic_relu(
-    self: DynamicReLU, features: Tensor, tokens: Tensor, assignment: Tensor | None = None
+    self: DynamicReLU,
+    features: Tensor,
+    tokens: Tensor,
+    assignment: Tensor | None = None,
+    then: ConvNorm | None = None,
+    padding_mask: Tensor | None = None,
 ) -> Tensor:
     a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
-    return two_slopes(features, a1, a2, assignment)
+    update = two_slopes(features, a1, a2, assignment)
+    return update if then is None else then(hide_padding(update, padding_mask))
 
 
 class TensorPath(nn.Module):

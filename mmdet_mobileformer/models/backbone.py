@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmdet_mobileformer.checkpoints.pretrained import load_pretrained
 from mmdet_mobileformer.models.arch import STEM_STRIDE, ArchSpec
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES, build_block
+from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.layout import channels_last
-from mmdet_mobileformer.models.mobile import conv_norm
 from mmdet_mobileformer.models.padding import mask_at
 from mmdet_mobileformer.models.recompute import recomputed
 

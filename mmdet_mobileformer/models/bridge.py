@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdet_mobileformer.models import fused
 from mmdet_mobileformer.models.layout import weighted_sum_of_heads
+from mmdet_mobileformer.models.recompute import recomputed_in_training
 
 
 class MobileToFormer(nn.Module):
@@ -73,9 +76,25 @@ class MobileToFormer(nn.Module):
             The tokens (N, M, D), and the scaled logits (N, heads, M, H, W) before the softmax and
             without the mask, from which spatial-aware dynamic ReLU takes its assignment.
         """
-        size = features.shape[-2:]
         query = self.query(tokens if token_pos is None else tokens + token_pos) * self.scale
         query = query.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
+        read = _light(self, self._read, tokens, features)
+        update, logits = read(query, features, feature_pos, padding_mask, prior)
+
+        if self.gate is not None:
+            update = update * (2 * F.hardsigmoid(self.gate(tokens)))
+        tokens = self.norm(tokens + self.drop_path(self.dropout(self.proj(update))))
+        return tokens, logits
+
+    def _read(
+        self,
+        query: Tensor,
+        features: Tensor,
+        feature_pos: Tensor | None,
+        padding_mask: Tensor | None,
+        prior: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Step 2, from queries (N, heads, M, C / heads) to (N, M, C), and the logits."""
         value = _split_heads(features, self.num_heads)  # (N, heads, C / heads, HW)
         key = value if feature_pos is None else _split_heads(features + feature_pos, self.num_heads)
 
@@ -84,12 +103,7 @@ class MobileToFormer(nn.Module):
         if padding_mask is not None:
             visible = logits.masked_fill(padding_mask.flatten(1)[:, None, None], float('-inf'))
         update = self.attention(visible).to(value.dtype) @ value.transpose(2, 3)
-        update = update.transpose(1, 2).flatten(2)  # (N, M, C)
-
-        if self.gate is not None:
-            update = update * (2 * F.hardsigmoid(self.gate(tokens)))
-        tokens = self.norm(tokens + self.drop_path(self.dropout(self.proj(update))))
-        return tokens, logits.unflatten(3, size)
+        return update.transpose(1, 2).flatten(2), logits.unflatten(3, features.shape[-2:])
 
 
 class FormerToMobile(nn.Module):
@@ -141,15 +155,32 @@ class FormerToMobile(nn.Module):
         Returns:
             The features (N, C, H, W).
         """
-        query = features if feature_pos is None else features + feature_pos
-        query = _split_heads(query, self.num_heads)  # (N, heads, C / heads, HW)
         key = self.key(tokens if token_pos is None else tokens + token_pos) * self.scale
         key = key.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
         value = self.value(tokens).unflatten(2, (self.num_heads, -1)).permute(0, 2, 3, 1)
 
+        take = _light(self, self._take, tokens, features)
+        return features + self.drop_path(self.dropout(take(key, value, features, feature_pos)))
+
+    def _take(
+        self, key: Tensor, value: Tensor, features: Tensor, feature_pos: Tensor | None
+    ) -> Tensor:
+        """Attention, from keys (N, heads, M, C / heads) and values to the update (N, C, H, W)."""
+        query = features if feature_pos is None else features + feature_pos
+        query = _split_heads(query, self.num_heads)  # (N, heads, C / heads, HW)
         attention = self.attention(key @ query).to(value.dtype)  # (N, heads, M, HW)
-        update = weighted_sum_of_heads(value, attention, features)
-        return features + self.drop_path(self.dropout(update))
+        return weighted_sum_of_heads(value, attention, features)
+
+
+def _light(
+    module: MobileToFormer | FormerToMobile, forward: Callable, tokens: Tensor, features: Tensor
+) -> Callable:
+    """The attention, recomputed in backward where its maps outweigh the features.
+
+    That costs a product more; in the backbone the maps of the few tokens are small.
+    """
+    outweighs = module.num_heads * tokens.shape[1] > features.shape[1]
+    return recomputed_in_training(module, forward) if outweighs else forward
 
 
 def _with_prior(query: Tensor, key: Tensor, coefficients: Tensor, powers: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mmdet_mobileformer.models.arch import ArchSpec
 from mmdet_mobileformer.models.backbone import RELEASED_INIT, MobileFormer
 from mmdet_mobileformer.models.bridge import MobileToFormer
-from mmdet_mobileformer.models.mobile import ChannelShuffle, conv_norm
+from mmdet_mobileformer.models.convolution import conv_norm
+from mmdet_mobileformer.models.mobile import ChannelShuffle
 
 IMAGENET_CLASSES = 1000
 _EXPANSION = 6  # of the 1×1 convolution before the pooling (released model)

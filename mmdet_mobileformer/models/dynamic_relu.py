@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models import fused
+from mmdet_mobileformer.models.convolution import ConvNorm
 from mmdet_mobileformer.models.layout import weighted_sum
+from mmdet_mobileformer.models.padding import hide_padding
 
 
 class DynamicReLU(nn.Module):
@@ -30,25 +32,38 @@ class DynamicReLU(nn.Module):
         self.fc1 = nn.Linear(token_dim, token_dim // reduction)
         self.fc2 = nn.Linear(token_dim // reduction, 2 * channels)
 
-    def forward(self, features: Tensor, tokens: Tensor, assignment: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        tokens: Tensor,
+        assignment: Tensor | None = None,
+        then: ConvNorm | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         """Activate the features.
 
         Args:
             features: (N, C, H, W).
             tokens: (N, M, D).
             assignment: (N, M, H, W), a distribution over the M tokens at every pixel, or None.
+            then: Convolution of the activated features. In training it makes them again in
+                backward, instead of remembering them beside the features.
+            padding_mask: (N, H, W) bool, True at padded pixels, which are zero to the convolution.
 
         Returns:
-            (N, C, H, W).
+            (N, C, H, W), or what the convolution makes of it.
         """
         a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
         a1, a2 = a1.to(features.dtype), a2.to(features.dtype)
         if assignment is not None:
             assignment = assignment.to(features.dtype)
+        compiling, training = torch.compiler.is_compiling(), torch.is_grad_enabled()
+        if then is not None and training and not compiling:
+            return fused.activated_conv(features, a1, a2, assignment, then, padding_mask)
         # Compilers and exported files take the formula, which they fuse themselves.
-        as_written = torch.compiler.is_compiling() and not torch.is_grad_enabled()
-        activate = two_slopes if as_written else fused.two_slopes
-        return activate(features, a1, a2, assignment)
+        activate = two_slopes if compiling and not training else fused.two_slopes
+        update = activate(features, a1, a2, assignment)
+        return update if then is None else then(hide_padding(update, padding_mask))
 
     def slopes(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes a1 and a2 that every token wants: (N, M, D) to (N, C, M) each."""

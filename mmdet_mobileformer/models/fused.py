@@ -5,12 +5,18 @@ They save memory and passes over it; ``tests/test_fused.py`` holds each against 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmdet_mobileformer.models.layout import weighted_sum
+from mmdet_mobileformer.models.padding import hide_padding
+
+if TYPE_CHECKING:
+    from mmdet_mobileformer.models.convolution import ConvNorm
 
 
 def two_slopes(x: Tensor, a1: Tensor, a2: Tensor, assignment: Tensor | None = None) -> Tensor:
@@ -20,11 +26,7 @@ def two_slopes(x: Tensor, a1: Tensor, a2: Tensor, assignment: Tensor | None = No
     over it, and keeps x instead of both products for backward (our decision: the products are most
     of what training would have to remember).
     """
-    if assignment is not None:
-        return SpatialTwoSlopes.apply(x, a2, a1 - a2, assignment)
-    a1, a2 = a1[..., None], a2[..., None]  # (N, C, 1, 1)
-    low, high = torch.minimum(a1, a2), torch.maximum(a1, a2)
-    return TwoSlopes.apply(x, low, high - low)
+    return TwoSlopes.apply(x, *_base_and_change(a1, a2, assignment), assignment)
 
 
 def halved(features: Tensor) -> Tensor:
@@ -52,55 +54,151 @@ def _halved_columns(features: Tensor) -> Tensor:
     return (odd * before + at + after) / (2 + odd - ends)
 
 
-class TwoSlopes(torch.autograd.Function):
-    """``low * x + change * relu(x)`` with change >= 0: x (N, C, H, W), slopes (N, C, 1, 1)."""
+def activated_conv(
+    x: Tensor,
+    a1: Tensor,
+    a2: Tensor,
+    assignment: Tensor | None,
+    conv: ConvNorm,
+    padding_mask: Tensor | None = None,
+) -> Tensor:
+    """``conv(hide_padding(two_slopes(x, a1, a2, assignment), padding_mask))``.
 
-    @staticmethod
-    def forward(ctx, features: Tensor, low: Tensor, change: Tensor) -> Tensor:  # noqa: ANN001 (torch's)
-        """See the class."""
-        ctx.save_for_backward(features, low, change)
-        return (features * change).relu_().addcmul_(features, low)
+    The activated map is made again for backward, beside the slopes that are made again anyway.
+    """
+    slopes = _base_and_change(a1, a2, assignment)
+    weight, bias, norm = conv.folded()
+    settings = (conv.conv.stride, conv.conv.padding, conv.conv.groups)
+    update = ActivatedConv.apply(x, *slopes, assignment, padding_mask, weight, bias, settings)
+    return conv.finish(update, norm)
 
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001 (torch's)
-        """Gradients of the inputs, in their order."""
-        features, low, change = ctx.saved_tensors
+
+def _base_and_change(a1: Tensor, a2: Tensor, assignment: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Slopes of :class:`TwoSlopes`."""
+    if assignment is not None:
+        return a2, a1 - a2
+    a1, a2 = a1[..., None], a2[..., None]  # (N, C, 1, 1)
+    low, high = torch.minimum(a1, a2), torch.maximum(a1, a2)
+    return low, high - low
+
+
+def _activated(features: Tensor, base: Tensor, change: Tensor, assignment: Tensor | None) -> Tensor:
+    """What :class:`TwoSlopes` computes."""
+    if assignment is None:
+        return (features * change).relu_().addcmul_(features, base)
+    update = weighted_sum(change, assignment, features).mul_(features).relu_()
+    return update.addcmul_(features, weighted_sum(base, assignment, features))
+
+
+def _slope_maps(
+    features: Tensor, base: Tensor, change: Tensor, assignment: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Slopes that multiply with the features: per pixel where there is an assignment."""
+    if assignment is None:
+        return base, change
+    return tuple(weighted_sum(slopes, assignment, features) for slopes in (base, change))
+
+
+def _slope_gradients(
+    grad: Tensor,
+    features: Tensor,
+    slopes: tuple[Tensor, Tensor, Tensor | None],
+    maps: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of ``base * x + relu(change * x)``: of x, base, change and assignment."""
+    base, change, assignment = slopes
+    if assignment is None:  # change >= 0
         positive = _where_positive(features, grad)
-        grad_low = torch.einsum('nchw,nchw->nc', grad, features)[..., None, None]
+        grad_base = torch.einsum('nchw,nchw->nc', grad, features)[..., None, None]
         grad_change = torch.einsum('nchw,nchw->nc', positive, features)[..., None, None]
-        return positive.mul_(change).addcmul_(grad, low), grad_low, grad_change
+        return positive.mul_(change).addcmul_(grad, base), grad_base, grad_change, None
+    base_map, change_map = maps
+    bend = change_map * features  # positive where relu lets it pass
+    grad_base_map = grad * features
+    grad_change_map = _where_positive(bend, grad_base_map)
+    grad_features = _where_positive(bend, change_map).add_(base_map).mul_(grad)
+    grad_assignment = weighted_sum(base.transpose(1, 2), grad_base_map, assignment)
+    grad_assignment += weighted_sum(change.transpose(1, 2), grad_change_map, assignment)
+    grad_base = _gather(grad_base_map, assignment)
+    return grad_features, grad_base, _gather(grad_change_map, assignment), grad_assignment
 
 
-class SpatialTwoSlopes(torch.autograd.Function):
-    """``base * x + relu(change * x)`` with slopes per pixel, which backward makes again.
+class TwoSlopes(torch.autograd.Function):
+    """``base * x + relu(change * x)``, remembering x alone; slopes per pixel are made again.
 
-    x is (N, C, H, W), the tokens' slopes (N, C, M) each, the assignment (N, M, H, W).
+    x is (N, C, H, W). The slopes are (N, C, 1, 1), with change >= 0; or those of the tokens
+    (N, C, M), with an assignment (N, M, H, W).
     """
 
     @staticmethod
-    def forward(ctx, features: Tensor, base: Tensor, change: Tensor, assignment: Tensor) -> Tensor:  # noqa: ANN001
+    def forward(
+        ctx,  # noqa: ANN001 (torch's)
+        features: Tensor,
+        base: Tensor,
+        change: Tensor,
+        assignment: Tensor | None,
+    ) -> Tensor:
         """See the class."""
         ctx.save_for_backward(features, base, change, assignment)
-        update = weighted_sum(change, assignment, features).mul_(features).relu_()
-        return update.addcmul_(features, weighted_sum(base, assignment, features))
+        return _activated(features, base, change, assignment)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN001 (torch's)
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001 (torch's)
         """Gradients of the inputs, in their order."""
-        features, base, change, assignment = ctx.saved_tensors
-        change_map = weighted_sum(change, assignment, features)
-        base_map = weighted_sum(base, assignment, features)
-        bend = change_map * features  # positive where relu lets it pass
-        grad_base_map = grad * features
-        grad_change_map = _where_positive(bend, grad_base_map)
-        grad_features = _where_positive(bend, change_map).add_(base_map).mul_(grad)
-        grad_base = _gather(grad_base_map, assignment)
-        grad_change = _gather(grad_change_map, assignment)
-        grad_assignment = weighted_sum(base.transpose(1, 2), grad_base_map, assignment)
-        grad_assignment = grad_assignment + weighted_sum(
-            change.transpose(1, 2), grad_change_map, assignment
+        features, *slopes = ctx.saved_tensors
+        return _slope_gradients(grad, features, slopes, _slope_maps(features, *slopes))
+
+
+class ActivatedConv(torch.autograd.Function):
+    """Convolution of :class:`TwoSlopes`, which remembers x and not what it convolves.
+
+    Padded pixels (N, H, W) are zero to the convolution. Its settings are stride, padding, groups.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,  # noqa: ANN001 (torch's)
+        features: Tensor,
+        base: Tensor,
+        change: Tensor,
+        assignment: Tensor | None,
+        padding_mask: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        settings: tuple[tuple[int, int], tuple[int, int], int],
+    ) -> Tensor:
+        """See the class."""
+        ctx.save_for_backward(features, base, change, assignment, padding_mask, weight)
+        ctx.settings, ctx.has_bias = settings, bias is not None
+        stride, padding, groups = settings
+        update = hide_padding(_activated(features, base, change, assignment), padding_mask)
+        return F.conv2d(update, weight, bias, stride, padding, groups=groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001 (torch's)
+        """Gradients of the inputs, in their order."""
+        features, *slopes, padding_mask, weight = ctx.saved_tensors
+        stride, padding, groups = ctx.settings
+        maps = _slope_maps(features, *slopes)
+        update = (features * maps[1]).relu_().addcmul_(features, maps[0])
+        grad_update, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad,
+            hide_padding(update, padding_mask).to(grad.dtype),
+            weight.to(grad.dtype),
+            [weight.shape[0]] if ctx.has_bias else None,
+            stride,
+            padding,
+            (1, 1),
+            False,
+            (0, 0),
+            groups,
+            (True, ctx.needs_input_grad[5], ctx.has_bias),
         )
-        return grad_features, grad_base, grad_change, grad_assignment
+        del update
+        grad_update = hide_padding(grad_update, padding_mask).to(features.dtype)
+        gradients = _slope_gradients(grad_update, features, slopes, maps)
+        return *gradients, None, grad_weight, grad_bias, None
 
 
 def _gather(one: Tensor, other: Tensor) -> Tensor:
@@ -111,6 +209,23 @@ def _gather(one: Tensor, other: Tensor) -> Tensor:
 def _where_positive(condition: Tensor, values: Tensor) -> Tensor:
     """The values where the condition is above zero, and 0 elsewhere, in one pass."""
     return torch.ops.aten.threshold_backward(values, condition, 0)
+
+
+class BoundedReLU(torch.autograd.Function):
+    """ReLU6 that remembers its result, which the next layer keeps anyway, and not its input."""
+
+    @staticmethod
+    def forward(ctx, features: Tensor) -> Tensor:  # noqa: ANN001 (torch's)
+        """See the class."""
+        update = F.hardtanh(features, 0.0, 6.0)
+        ctx.save_for_backward(update)
+        return update
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # noqa: ANN001 (torch's)
+        """Gradient of the input."""
+        (update,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, update, 0.0, 6.0)
 
 
 class NormOverChannels(torch.autograd.Function):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.padding import hide_padding, mask_at
-from mmdet_mobileformer.models.pointwise import PointwiseConv2d
+from mmdet_mobileformer.models.recompute import recomputed_in_training
 
 
 class ChannelShuffle(nn.Module):
@@ -23,29 +23,6 @@ class ChannelShuffle(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Shuffle (N, C, H, W)."""
         return features.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
-
-
-def conv_norm(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    norm_cfg: dict[str, Any],
-    stride: int = 1,
-    groups: int = 1,
-    act_cfg: dict[str, Any] | None = None,
-) -> ConvModule:
-    """Convolution without bias, padded to keep the size, and norm; no activation by default."""
-    return ConvModule(
-        in_channels,
-        out_channels,
-        kernel_size,
-        conv_cfg=dict(type=PointwiseConv2d) if kernel_size == 1 else None,
-        stride=stride,
-        padding=kernel_size // 2,
-        groups=groups,
-        norm_cfg=norm_cfg,
-        act_cfg=act_cfg,
-    )
 
 
 def _shuffle(groups: int, enabled: bool) -> nn.Module:
@@ -64,7 +41,8 @@ class LiteBottleneck(nn.Module):
         mid_channels: Channels after the depthwise convolution, a multiple of ``in_channels``.
         out_channels: Channels of the output.
         stride: Of the depthwise convolution.
-        groups: Of the pointwise convolution; above 1 the channels are shuffled (released 26m).
+        groups: Of the pointwise convolution; above 1 the channels are shuffled (released 26m),
+            which goes with ReLU6.
         norm_cfg: Norm after every convolution.
         token_dim: Channels of the tokens that drive dynamic ReLU; None for ReLU6 and no tokens.
         dropout: Dropped share of what the residual branch adds.
@@ -121,11 +99,19 @@ class LiteBottleneck(nn.Module):
         Returns:
             (N, C', ceil(H / stride), ceil(W / stride)).
         """
-        update = self.depthwise(hide_padding(features, padding_mask))
-        if self.act is not None:
-            update = self.act(update, tokens, assignment)
-        update = self.dropout(self.pointwise(self.shuffle(update)))
+        visible = hide_padding(features, padding_mask)
+        if self.act is None:
+            update = self.pointwise(self.shuffle(self.depthwise(visible)))
+        else:
+            squeeze = recomputed_in_training(self, self._squeeze)
+            update = squeeze(self.depthwise.conv(visible), tokens, assignment)
+        update = self.dropout(update)
         return features + self.drop_path(update) if self.has_shortcut else update
+
+    def _squeeze(self, update: Tensor, tokens: Tensor, assignment: Tensor | None) -> Tensor:
+        """All behind the depthwise convolution."""
+        update = self.depthwise.finish(update, self.depthwise.norm)
+        return self.pointwise(self.act(update, tokens, assignment))
 
 
 class Bottleneck(nn.Module):
@@ -183,10 +169,10 @@ class Bottleneck(nn.Module):
         Returns:
             (N, C', H, W).
         """
-        update = self.act1(self.shuffle1(self.expand(features)), tokens, assignment)
-        update = self.depthwise(hide_padding(update, padding_mask))
-        update = self.act2(update, tokens, assignment)
-        update = self.shuffle2(self.squeeze(update))
+        update = self.shuffle1(self.expand(features))
+        update = self.act1(update, tokens, assignment, self.depthwise, padding_mask)
+        update = self.act2(update, tokens, assignment, self.squeeze)
+        update = self.shuffle2(update)
         return features + self.drop_path(update) if self.has_shortcut else update
 
 
@@ -252,8 +238,7 @@ class DownsamplingBottleneck(nn.Module):
             (N, C', ceil(H / 2), ceil(W / 2)).
         """
         features = self.depthwise1(hide_padding(features, padding_mask))
-        features = self.act1(self.shuffle1(features), tokens, assignment)
-        features = self.pointwise1(features)
+        features = self.act1(self.shuffle1(features), tokens, assignment, self.pointwise1)
         update = self.depthwise2(hide_padding(features, mask_at(padding_mask, 2)))
-        update = self.act2(self.shuffle2(update), tokens, assignment)
-        return features + self.drop_path(self.pointwise2(update))
+        update = self.act2(self.shuffle2(update), tokens, assignment, self.pointwise2)
+        return features + self.drop_path(update)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,13 @@ def recomputed(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) 
         context_fn=lambda: (nullcontext(), _fixed_running_statistics(module)),
         **kwargs,
     )
+
+
+def recomputed_in_training(module: nn.Module, forward: Callable) -> Callable:
+    """``forward`` of a module, which training recomputes: for what costs less than it keeps."""
+    if module.training and torch.is_grad_enabled():
+        return partial(recomputed, module, forward)
+    return forward
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
+from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.norm import LayerNorm2d
+from mmdet_mobileformer.models.recompute import recomputed_in_training
 
 
 class AttentionMobile(nn.Module):
@@ -37,9 +38,9 @@ class AttentionMobile(nn.Module):
         super().__init__()
         self.attention = nn.MultiheadAttention(channels, num_heads, batch_first=True)
         self.attention_norm = LayerNorm2d(channels)
-        self.expand = ConvModule(channels, mid_channels, 1, act_cfg=None)
+        self.expand = conv_norm(channels, mid_channels, 1, norm_cfg=None)
         self.act = DynamicReLU(token_dim, mid_channels)
-        self.squeeze = ConvModule(mid_channels, channels, 1, act_cfg=None)
+        self.squeeze = conv_norm(mid_channels, channels, 1, norm_cfg=None)
         self.ffn_norm = LayerNorm2d(channels)
         self.dropout = nn.Dropout(dropout)
 
@@ -70,6 +71,9 @@ class AttentionMobile(nn.Module):
         update = update.transpose(1, 2).unflatten(2, features.shape[-2:])
         features = self.attention_norm(features + self.dropout(update))
 
+        ffn = recomputed_in_training(self, self._ffn)
+        return self.ffn_norm(features + self.dropout(ffn(features, tokens, assignment)))
+
+    def _ffn(self, features: Tensor, tokens: Tensor, assignment: Tensor | None) -> Tensor:
         update = self.act(self.expand(features), tokens, assignment)
-        update = self.squeeze(self.dropout(update))
-        return self.ffn_norm(features + self.dropout(update))
+        return self.squeeze(self.dropout(update))

@@ -1,0 +1,93 @@
+"""Convolutions of the backbone and of the end-to-end detector, and the norms behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmdet_mobileformer.models import fused
+from mmdet_mobileformer.models.layout import is_channels_last
+
+
+@MODELS.register_module()
+class PointwiseConv2d(nn.Conv2d):
+    """A 1×1 convolution that stays channels-last with one thread, too.
+
+    PyTorch then computes it on the other layout, and would copy the map before and after it. A
+    linear layer on every pixel is the same product.
+    """
+
+    def _conv_forward(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(N, C, H, W) to (N, C', H, W)."""
+        if self.groups > 1 or not is_channels_last(features) or torch.get_num_threads() > 1:
+            return super()._conv_forward(features, weight, bias)
+        pixels = features.permute(0, 2, 3, 1)
+        return F.linear(pixels, weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+class ConvNorm(ConvModule):
+    """mmcv's convolution, norm and activation; fixed statistics become part of the weights.
+
+    ``norm(conv(x))`` is a convolution with other weights where BatchNorm's statistics are fixed, in
+    training too: a pass over the map less, and a map less to remember. mmcv's
+    ``efficient_conv_bn_eval`` is the same, but writes over ``conv.forward`` in every call.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W')."""
+        if torch.compiler.is_compiling():  # compilers fold by themselves
+            return super().forward(features)
+        weight, bias, norm = self.folded()
+        return self.finish(self.conv._conv_forward(features, weight, bias), norm)
+
+    def folded(self) -> tuple[Tensor, Tensor | None, nn.Module | None]:
+        """Weight and bias of the convolution, and the norm, None where they comprise it."""
+        weight, bias, norm = self.conv.weight, self.conv.bias, self.norm
+        if not isinstance(norm, _BatchNorm) or norm.training:
+            return weight, bias, norm
+        if norm.weight is None or norm.running_var is None:
+            return weight, bias, norm
+        factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.running_mean if bias is None else norm.running_mean - bias
+        return weight * factor[:, None, None, None], norm.bias - shift * factor, None
+
+    def finish(self, features: Tensor, norm: nn.Module | None) -> Tensor:
+        """Apply what follows the convolution, and return (N, C', H', W')."""
+        features = features if norm is None else norm(features)
+        if not self.with_activation:
+            return features
+        if isinstance(self.activate, nn.ReLU6) and features.requires_grad:
+            return fused.BoundedReLU.apply(features)
+        return self.activate(features)
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    norm_cfg: dict[str, Any] | None,
+    stride: int = 1,
+    groups: int = 1,
+    act_cfg: dict[str, Any] | None = None,
+) -> ConvNorm:
+    """Convolution padded to keep the size, and norm; no activation by default.
+
+    It has a bias only where there is no norm.
+    """
+    return ConvNorm(
+        in_channels,
+        out_channels,
+        kernel_size,
+        conv_cfg=dict(type=PointwiseConv2d) if kernel_size == 1 else None,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=groups,
+        norm_cfg=norm_cfg,
+        act_cfg=act_cfg,
+    )
