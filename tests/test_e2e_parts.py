@@ -11,7 +11,7 @@ from mmdet_mobileformer.models import DecoderBlock, LayerNorm2d
 from mmdet_mobileformer.models.bridge import token_assignment
 from mmdet_mobileformer.models.e2e import MobileFormerDecoder, ScaleFusion, ScaleSpec
 from mmdet_mobileformer.models.e2e.attention_mobile import AttentionMobile
-from mmdet_mobileformer.models.e2e.scales import spread_over_heads
+from mmdet_mobileformer.models.e2e.position import position_of_pixels, spread_over_heads
 from mmdet_mobileformer.models.former import TokenSelfAttention
 
 IMAGES, QUERIES, DIM, HEADS, HEIGHT, WIDTH = 2, 5, 16, 4, 3, 4
@@ -216,6 +216,27 @@ def test_every_head_of_the_bridge_can_tell_both_coordinates():
         # Sine and cosine of an angle stay together: their squares add up to one.
         squares = (head**2).unflatten(0, (-1, 2)).sum(1)
         torch.testing.assert_close(squares, torch.ones_like(squares))
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_attention_of_pixels_is_that_of_torch(masked, padding_mask):
+    module = AttentionMobile(DIM, DIM, DIM, HEADS).eval()
+    query, value = torch.randn(2, IMAGES, HEIGHT * WIDTH, DIM)
+    mask = padding_mask.flatten(1) if masked else None
+    expected, _ = module.attention(query, query, value, key_padding_mask=mask)
+    torch.testing.assert_close(module._attend(query, value, mask), expected)
+
+
+@pytest.mark.parametrize('size', [(HEIGHT, WIDTH), (1, 5), (4, 1)])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_position_of_pixels_from_a_column_and_a_row(size, layout):
+    encoding = SinePositionalEncoding(DIM // 2, normalize=True)
+    features = torch.randn(IMAGES, DIM, *size).contiguous(memory_format=layout)
+    expected = spread_over_heads(encoding(None, input=features), HEADS)
+    position = position_of_pixels(encoding, HEADS, features, None)
+    torch.testing.assert_close(position.expand_as(features), expected)
+    mask = torch.zeros(IMAGES, *size, dtype=torch.bool)
+    torch.testing.assert_close(position_of_pixels(encoding, HEADS, features, mask), expected)
 
 
 def test_assignment_of_pixels_is_a_distribution_over_all_queries():

@@ -64,6 +64,15 @@ def test_two_slopes_without_gradients(spatial):
     torch.testing.assert_close(fused.two_slopes(*inputs), two_slopes(*inputs))
 
 
+def test_two_slopes_in_chunks_of_pixels(monkeypatch):
+    monkeypatch.setattr(fused, 'CHUNK', 4 * C)
+    inputs = [rand(N, C, H, W), rand(N, C, M), rand(N, C, M), rand(N, M, H, W).softmax(dim=1)]
+    inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    ours = fused.two_slopes(*inputs)
+    torch.testing.assert_close(ours, two_slopes(*inputs))
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize('size', [(1, 1), (1, 2), (2, 3), (5, 8), (6, 6), (7, 9)])
 def test_halved_is_adaptive_average_pooling_and_the_assignment_is_normalised_after_it(size):
     half = [math.ceil(side / 2) for side in size]

@@ -19,6 +19,13 @@ def channels_last(features: Tensor) -> Tensor:
     return features.contiguous(memory_format=torch.channels_last)
 
 
+def laid_out_as(like: Tensor, features: Tensor) -> Tensor:
+    """Lay a map (N, C, H, W) out as another one is."""
+    if is_channels_last(like):
+        return features.contiguous(memory_format=torch.channels_last)
+    return features.contiguous()
+
+
 def is_channels_last(features: Tensor) -> bool:
     """Whether a map's channels lie side by side."""
     return not torch.compiler.is_compiling() and features.stride(1) == 1 < features.shape[1]

@@ -20,6 +20,7 @@ model = dict(
         in_channels=[72, 176, 240],
         kernel_size=1,
         out_channels=256,
+        conv_cfg=dict(type='PointwiseConv2d'),
         act_cfg=None,
         norm_cfg=dict(type='LayerNorm2d'),
     ),

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.e2e.anchors import BoxEmbedding
 from mmdet_mobileformer.models.e2e.block import DecoderBlock
+from mmdet_mobileformer.models.e2e.position import position_of_pixels
 from mmdet_mobileformer.models.e2e.prior import GaussianPrior
 from mmdet_mobileformer.models.e2e.proposals import Proposals
 from mmdet_mobileformer.models.e2e.scales import (
     ScaleFusion,
     ScaleSpec,
     check_proposals,
-    spread_over_heads,
 )
 from mmdet_mobileformer.models.padding import resize_mask, visible_extent
 from mmdet_mobileformer.models.recompute import recomputed
@@ -202,8 +202,9 @@ class MobileFormerDecoder(BaseModule):
                 current = fuse(current, features[index], masks[index - 1], mask)
             size = current.shape[-2:]
             extent = visible_extent(padding_mask, size, current) if self.anchored else None
-            feature_pos = self.positional_encoding(mask, input=current)
-            feature_pos = spread_over_heads(feature_pos, self.num_heads).to(current.dtype)
+            feature_pos = position_of_pixels(
+                self.positional_encoding, self.num_heads, current, mask
+            )
             if self.proposal_maps[index]:
                 end = index + self.proposal_maps[index]
                 maps = [current, *features[index + 1 : end]]

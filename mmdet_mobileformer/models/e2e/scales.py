@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mmcv.cnn import DepthwiseSeparableConvModule
 from torch import Tensor, nn
 
+from mmdet_mobileformer.models.convolution import PointwiseConv2d
 from mmdet_mobileformer.models.e2e.block import MOBILE_KINDS
 from mmdet_mobileformer.models.norm import LayerNorm2d
 from mmdet_mobileformer.models.padding import hide_padding
@@ -63,7 +64,13 @@ class ScaleFusion(nn.Module):
             raise ValueError(f'unknown upsampling {upsampling!r}; choose from {UPSAMPLINGS}')
         self.upsampling = upsampling
         self.conv = DepthwiseSeparableConvModule(
-            channels, channels, 3, padding=1, norm_cfg=dict(type=LayerNorm2d), act_cfg=None
+            channels,
+            channels,
+            3,
+            padding=1,
+            conv_cfg=dict(type=PointwiseConv2d),  # the depthwise one is computed as ever
+            norm_cfg=dict(type=LayerNorm2d),
+            act_cfg=None,
         )
 
     def forward(
@@ -119,23 +126,3 @@ def check_proposals(scales: Sequence[ScaleSpec], anchored: bool) -> None:
                 f'scale {index} of {len(scales)} proposes from {scales[index].proposal_maps} '
                 f'maps, but only {len(scales) - index} are left'
             )
-
-
-def spread_over_heads(feature_pos: Tensor, num_heads: int) -> Tensor:
-    """Reorder the channels of a sine embedding so that every head gets both coordinates.
-
-    The bridge never projects the pixels, so a head sees only its own channels. In DETR's order, all
-    of y from high to low frequency and then all of x, each head would see one band of one
-    coordinate, and none could attend to a place. Here each gets every ``num_heads``-th frequency of
-    both (our decision).
-
-    Args:
-        feature_pos: (N, C, H, W), sine and cosine of a frequency side by side, y before x.
-        num_heads: Heads; 4 times their number divides C.
-
-    Returns:
-        (N, C, H, W).
-    """
-    # (N, coordinate, step, head, sine and cosine, H, W), the head to the front of the channels.
-    split = feature_pos.unflatten(1, (2, -1, num_heads, 2))
-    return split.permute(0, 3, 1, 2, 4, 5, 6).flatten(1, 4)
