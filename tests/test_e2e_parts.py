@@ -218,15 +218,6 @@ def test_every_head_of_the_bridge_can_tell_both_coordinates():
         torch.testing.assert_close(squares, torch.ones_like(squares))
 
 
-@pytest.mark.parametrize('masked', [False, True])
-def test_attention_of_pixels_is_that_of_torch(masked, padding_mask):
-    module = AttentionMobile(DIM, DIM, DIM, HEADS).eval()
-    query, value = torch.randn(2, IMAGES, HEIGHT * WIDTH, DIM)
-    mask = padding_mask.flatten(1) if masked else None
-    expected, _ = module.attention(query, query, value, key_padding_mask=mask)
-    torch.testing.assert_close(module._attend(query, value, mask), expected)
-
-
 @pytest.mark.parametrize('size', [(HEIGHT, WIDTH), (1, 5), (4, 1)])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_position_of_pixels_from_a_column_and_a_row(size, layout):

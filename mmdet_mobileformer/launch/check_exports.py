@@ -16,6 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet_mobileformer.config_tree import names_class, pipeline_of
 from mmdet_mobileformer.errors import UserError
@@ -79,24 +80,33 @@ def _check(path: str, args: argparse.Namespace) -> Iterator[tuple[str, tuple, bo
 
 
 def random_detector(cfg: Config) -> BaseDetector:
-    """Build a config's detector with random weights that detect something.
+    """Build a config's detector with random weights that sees the picture and detects something.
 
-    RetinaNet's own initialisation scores every anchor 0.01, below the lowest score that is kept;
-    here the logits of a picture are spread by 1.5 around that.
+    - BatchNorm's statistics are those of a picture. With the initial ones a picture fades in a deep
+      network: neighbouring pixels then differ in the last bits, and which are chosen as proposals
+      hangs on rounding.
+    - RetinaNet's own initialisation scores every anchor 0.01, below the lowest score that is kept;
+      here the logits of a picture are spread by 1.5 around that.
     """
     torch.manual_seed(0)
     detector = MODELS.build(cfg.model)
     MMLogger.get_current_instance().setLevel('WARNING')  # else it tells how each weight began
     detector.init_weights()
     detector.eval().requires_grad_(False)
+    image = torch.from_numpy(blobs(256, 320)).permute(2, 0, 1)
+    images = detector.data_preprocessor(dict(inputs=[image], data_samples=None))['inputs']
+    for norm in detector.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.momentum = None  # the average over what it sees, which is one picture
+            norm.train()
+    detector.extract_feat(images)
+    detector.eval()
     head = detector.bbox_head
     if isinstance(head, AnchorHead):
         for module in head.modules():
             if isinstance(module, nn.Conv2d) and module is not head.retina_reg:
                 nn.init.kaiming_normal_(module.weight)
-        image = torch.from_numpy(blobs(256, 320)).permute(2, 0, 1)
-        data = detector.data_preprocessor(dict(inputs=[image], data_samples=None))
-        logits = detector.bbox_head(detector.extract_feat(data['inputs']))[0][0]
+        logits = head(detector.extract_feat(images))[0][0]
         head.retina_cls.weight.mul_(1.5 / logits.std())
     return detector
 

@@ -194,7 +194,9 @@ class _CocoIds:
         self.images: dict[str, int] = {}
         self.categories = list(range(1, len(classes) + 1))
         self.origin = 'images and categories are numbered from 1'
-        folder = Path(getattr(frames, 'folder', ''))
+        if not isinstance(frames, Pictures):
+            return
+        folder = Path(frames.folder)
         beside = folder.parent / 'annotations' / f'instances_{folder.name}.json'
         path = next(filter(Path.is_file, (beside, folder / BESIDE_IMAGES)), None)
         if path is None:

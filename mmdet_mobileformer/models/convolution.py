@@ -17,15 +17,18 @@ from mmdet_mobileformer.models.layout import is_channels_last
 
 @MODELS.register_module()
 class PointwiseConv2d(nn.Conv2d):
-    """A 1×1 convolution that stays channels-last with one thread, too.
+    """A convolution whose 1×1 form stays channels-last with one thread, too.
 
     PyTorch then computes it on the other layout, and would copy the map before and after it. A
-    linear layer on every pixel is the same product.
+    linear layer on every pixel is the same product. Any other size, stride or number of groups is
+    left to PyTorch.
     """
 
     def _conv_forward(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(N, C, H, W) to (N, C', H, W)."""
-        if self.groups > 1 or not is_channels_last(features) or torch.get_num_threads() > 1:
+        one = self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0)
+        is_linear = one and self.groups == 1
+        if not is_linear or not is_channels_last(features) or torch.get_num_threads() > 1:
             return super()._conv_forward(features, weight, bias)
         pixels = features.permute(0, 2, 3, 1)
         return F.linear(pixels, weight.flatten(1), bias).permute(0, 3, 1, 2)

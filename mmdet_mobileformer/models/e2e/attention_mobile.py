@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.convolution import conv_norm
@@ -68,28 +67,12 @@ class AttentionMobile(nn.Module):
         value = features.flatten(2).transpose(1, 2)  # (N, HW, C)
         query = value if feature_pos is None else value + feature_pos.flatten(2).transpose(1, 2)
         mask = None if padding_mask is None else padding_mask.flatten(1)
-        update = self._attend(query, value, mask).transpose(1, 2).unflatten(2, features.shape[-2:])
+        update, _ = self.attention(query, query, value, key_padding_mask=mask, need_weights=False)
+        update = update.transpose(1, 2).unflatten(2, features.shape[-2:])
         features = self.attention_norm(features + self.dropout(update))
 
         ffn = recomputed_in_training(self, self._ffn)
         return self.ffn_norm(features + self.dropout(ffn(features, tokens, assignment)))
-
-    def _attend(self, query: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """``self.attention(query, query, value, key_padding_mask)`` of (N, HW, C).
-
-        That lays pixels before images, where its projections take four times as long.
-        """
-        attention, width = self.attention, 2 * value.shape[2]
-        weights = attention.in_proj_weight.split([width, width // 2])
-        biases = attention.in_proj_bias.split([width, width // 2])
-        projected = [F.linear(*each) for each in zip((query, value), weights, biases, strict=True)]
-        query, key, value = (
-            one.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
-            for one in (*projected[0].chunk(2, dim=2), projected[1])
-        )
-        visible = None if padding_mask is None else ~padding_mask[:, None, None]
-        update = F.scaled_dot_product_attention(query, key, value, visible)
-        return attention.out_proj(update.transpose(1, 2).flatten(2))
 
     def _ffn(self, features: Tensor, tokens: Tensor, assignment: Tensor | None) -> Tensor:
         update = self.act(self.expand(features), tokens, assignment)

@@ -68,7 +68,7 @@ class ScaleFusion(nn.Module):
             channels,
             3,
             padding=1,
-            conv_cfg=dict(type=PointwiseConv2d),  # the depthwise one is computed as ever
+            conv_cfg=dict(type=PointwiseConv2d),
             norm_cfg=dict(type=LayerNorm2d),
             act_cfg=None,
         )
