@@ -133,6 +133,11 @@ def test_what_can_be_detected_in(trained, tmp_path, capsys, monkeypatch):
     writer.release()
     assert run_tool('predict', work_dir, 'in.avi', '--classes', CLASSES[0]) == 0
     assert cv2.VideoCapture('predictions/in.mp4').get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    shutil.copy('valid/_annotations.coco.json', '.')  # of pictures, not of a video beside it
+    assert run_tool('predict', work_dir, 'in.avi', '--json', 'found.json') == 0
+    found = results(Path('found.json'))
+    assert found
+    assert {category for _, category, *_ in found} <= set(range(1, len(CLASSES) + 1))
 
     (tmp_path / 'empty').mkdir()
     capsys.readouterr()
