@@ -80,13 +80,13 @@ def _check(path: str, args: argparse.Namespace) -> Iterator[tuple[str, tuple, bo
 
 
 def random_detector(cfg: Config) -> BaseDetector:
-    """Build a config's detector with random weights that sees the picture and detects something.
+    """Build a config's detector with random weights that detect something.
 
-    - BatchNorm's statistics are those of a picture. With the initial ones a picture fades in a deep
-      network: neighbouring pixels then differ in the last bits, and which are chosen as proposals
-      hangs on rounding.
     - RetinaNet's own initialisation scores every anchor 0.01, below the lowest score that is kept;
       here the logits of a picture are spread by 1.5 around that.
+    - The end-to-end detector gets the statistics of a picture for its BatchNorms. With the initial
+      ones the picture fades in a deep network: neighbouring pixels then differ in the last bits,
+      and which are chosen as proposals hangs on rounding.
     """
     torch.manual_seed(0)
     detector = MODELS.build(cfg.model)
@@ -95,12 +95,6 @@ def random_detector(cfg: Config) -> BaseDetector:
     detector.eval().requires_grad_(False)
     image = torch.from_numpy(blobs(256, 320)).permute(2, 0, 1)
     images = detector.data_preprocessor(dict(inputs=[image], data_samples=None))['inputs']
-    for norm in detector.modules():
-        if isinstance(norm, _BatchNorm):
-            norm.momentum = None  # the average over what it sees, which is one picture
-            norm.train()
-    detector.extract_feat(images)
-    detector.eval()
     head = detector.bbox_head
     if isinstance(head, AnchorHead):
         for module in head.modules():
@@ -108,6 +102,13 @@ def random_detector(cfg: Config) -> BaseDetector:
                 nn.init.kaiming_normal_(module.weight)
         logits = head(detector.extract_feat(images))[0][0]
         head.retina_cls.weight.mul_(1.5 / logits.std())
+    else:
+        for norm in detector.modules():
+            if isinstance(norm, _BatchNorm):
+                norm.momentum = None  # the average over what it sees, which is one picture
+                norm.train()
+        detector.extract_feat(images)
+        detector.eval()
     return detector
 
 
