@@ -1,11 +1,9 @@
 """The seven published architectures as data, and the specification of one's own."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from operator import mul
-from typing import Any
+from typing import Any, Self
 
 LITE = 'lite'
 BOTTLENECK = 'bottleneck'
@@ -73,7 +71,7 @@ class ArchSpec:
             in_channels = block.out_channels
 
     @classmethod
-    def parse(cls, arch: str | dict[str, Any] | ArchSpec) -> ArchSpec:
+    def parse(cls, arch: str | dict[str, Any] | Self) -> Self:
         """Turn a published name, a config's dict or a specification into a specification.
 
         Args:

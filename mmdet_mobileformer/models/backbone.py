@@ -1,10 +1,8 @@
 """The Mobile-Former backbone for mmdet's detectors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from mmdet.registry import MODELS
@@ -139,7 +137,7 @@ class MobileFormer(BaseModule):
                 outputs.append(features)
         return tuple(outputs), tokens
 
-    def train(self, mode: bool = True) -> MobileFormer:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen stages and, with ``norm_eval``, all BatchNorms stay in eval mode."""
         super().train(mode)
         if mode:

@@ -1,7 +1,5 @@
 """The blocks of the backbone: Mobile-Former (paper, figure 3) and lite (table 1)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

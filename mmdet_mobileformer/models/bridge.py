@@ -1,7 +1,5 @@
 """The bridge between the two streams (paper, eq. 1 and 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The ImageNet classifier: the backbone under the released classification head."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

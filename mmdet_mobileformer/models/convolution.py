@@ -1,7 +1,5 @@
 """Convolutions of the backbone and of the end-to-end detector, and the norms behind them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

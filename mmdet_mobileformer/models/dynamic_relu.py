@@ -1,7 +1,5 @@
 """Dynamic ReLU whose slopes are made by the tokens (paper, sec. 3; spatial-aware: eq. 3)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

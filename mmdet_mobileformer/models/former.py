@@ -1,7 +1,5 @@
 """Former: the transformer block on the tokens (paper, sec. 3.2)."""
 
-from __future__ import annotations
-
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 

@@ -3,20 +3,14 @@
 They save memory and passes over it; ``tests/test_fused.py`` holds each against its formula.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
+from mmcv.cnn import ConvModule
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmdet_mobileformer.models.layout import is_channels_last, weighted_sum
 from mmdet_mobileformer.models.padding import hide_padding
-
-if TYPE_CHECKING:
-    from mmdet_mobileformer.models.convolution import ConvNorm
 
 CHUNK = 2**17  # numbers of a map, half a megabyte
 
@@ -61,10 +55,10 @@ def activated_conv(
     a1: Tensor,
     a2: Tensor,
     assignment: Tensor | None,
-    conv: ConvNorm,
+    conv: ConvModule,
     padding_mask: Tensor | None = None,
 ) -> Tensor:
-    """``conv(hide_padding(two_slopes(x, a1, a2, assignment), padding_mask))``.
+    """``conv(hide_padding(two_slopes(x, a1, a2, assignment), padding_mask))`` of a ``ConvNorm``.
 
     The activated map is made again for backward, beside the slopes that are made again anyway.
     """

@@ -4,8 +4,6 @@ A config reaches them by
 ``custom_imports = dict(imports=['mmdet_mobileformer.models.image_classifier'])``.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmpretrain.models.heads import ClsHead

@@ -6,8 +6,6 @@ compute faster. Training, compilers and exported files keep the order of the sha
 slower with channels last.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

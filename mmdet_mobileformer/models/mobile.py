@@ -1,7 +1,5 @@
 """Mobile: the three kinds of inverted bottleneck on the features (paper, sec. 3.2 and table 1)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmcv.cnn.bricks import DropPath

@@ -1,7 +1,5 @@
 """Normalisation of every pixel for itself."""
 
-from __future__ import annotations
-
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 

@@ -3,8 +3,6 @@
 A mask is (N, H, W) bool, True at padded pixels; None stands for a batch without padding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Recomputing modules in backward instead of keeping their activations; no number changes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial

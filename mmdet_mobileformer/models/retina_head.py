@@ -1,7 +1,5 @@
 """RetinaNet's head with one normalisation for all processes."""
 
-from __future__ import annotations
-
 import torch
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.registry import MODELS

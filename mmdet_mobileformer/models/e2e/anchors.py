@@ -8,8 +8,6 @@ boxes as positions are DAB-DETR's (Liu et al., ICLR 2022), refinement from block
 Deformable DETR's (Zhu et al., ICLR 2021); the adaptation g is the paper's (eq. 4) and stays a term.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Mobile sub-block of the detector's head at low resolution: self attention of the pixels."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.convolution import conv_norm

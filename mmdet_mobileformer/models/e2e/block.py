@@ -1,7 +1,5 @@
 """The Mobile-Former block of the end-to-end detector's decoder (paper, sec. 4)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES

@@ -1,7 +1,5 @@
 """The end-to-end detector's decoder: object queries pass through all scales (paper, sec. 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -10,8 +10,6 @@ their object afterwards, which leaves small objects without any; hence the order
 decision).
 """
 
-from __future__ import annotations
-
 import torch
 from mmdet.models.losses import GIoULoss, L1Loss, VarifocalLoss
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps, bbox_xyxy_to_cxcywh

@@ -1,7 +1,5 @@
 """The end-to-end detector: DETR made of Mobile-Former blocks (paper, sec. 4, tables 9 and 10)."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Predictions from anchored queries: mmdet's DETR head, which is given the boxes."""
 
-from __future__ import annotations
-
 from mmdet.models.dense_heads import DETRHead
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.registry import MODELS

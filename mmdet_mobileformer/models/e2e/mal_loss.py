@@ -4,8 +4,6 @@ MAL(p, q) = -q^g log p - (1 - q^g) log(1 - p)   for the matched class, q its box
 = -p^g log(1 - p)                      for every other class
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from mmdet.models.losses import QualityFocalLoss
 from mmdet.models.losses.utils import weight_reduce_loss

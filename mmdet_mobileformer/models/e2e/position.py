@@ -1,7 +1,5 @@
 """Position embeddings of the pixels (DETR's sine embedding, spread over the heads)."""
 
-from __future__ import annotations
-
 import torch
 from mmdet.models.layers import SinePositionalEncoding
 from torch import Tensor

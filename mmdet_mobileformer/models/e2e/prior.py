@@ -8,8 +8,6 @@ attention likewise; that heads begin at fixed places of the box, and learn offse
 the query, is our decision. Without it the learned boxes hardly learn (docs/end_to_end.md).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

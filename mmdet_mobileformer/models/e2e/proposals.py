@@ -11,8 +11,6 @@ gradient, are our decisions: without suppression behind the detector, neighbours
 found twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The scales of the decoder: their blocks, and the step from one to the next finer one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
