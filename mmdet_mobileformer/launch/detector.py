@@ -52,24 +52,28 @@ class TrainedDetector:
         return Compose([dict(type='mmdet.LoadImageFromNDArray'), *steps])
 
 
-def load_detector(words: list[str], args: argparse.Namespace, device: str) -> TrainedDetector:
+def load_detector(
+    words: list[str], args: argparse.Namespace, device: str | None = None
+) -> TrainedDetector:
     """Build the detector that the words of a command line name.
 
     Args:
         words: WORK_DIR, WORK_DIR CHECKPOINT, CONFIG CHECKPOINT or FILE.onnx.
         args: ``cfg_options``, ``trust_checkpoint`` and ``data_root``, as far as there are such.
-        device: Where it computes.
+        device: Where it computes; by default on a GPU where there is one, and an exported file on
+            the CPU.
 
     Raises:
         UserError: If there is no such file, it does not fit, or the device is not there.
     """
+    if words[0].endswith('.onnx'):
+        return _exported(words[0], device)
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f'--device {device} cannot be used ({reason}); try --device cpu.') from None
-    if words[0].endswith('.onnx'):
-        return _exported(words[0], device)
     args.config, path = find_run(words)
     cfg = load_config(args)
     if getattr(args, 'data_root', None):
@@ -85,14 +89,14 @@ def load_detector(words: list[str], args: argparse.Namespace, device: str) -> Tr
     return TrainedDetector(model, cfg, classes or _classes_of(cfg), _palette(cfg))
 
 
-def _exported(file: str, device: str) -> TrainedDetector:
+def _exported(file: str, device: str | None) -> TrainedDetector:
     try:
         from mmdet_mobileformer.export import OnnxDetector, open_session
     except ImportError as error:
         raise UserError(
             f'{file} needs ONNX Runtime ({error}); pip install onnx onnxscript onnxruntime.'
         ) from None
-    if device != 'cpu':
+    if device not in (None, 'cpu'):
         raise UserError(f'{file} is run by ONNX Runtime on the CPU; leave --device {device} out.')
     about = open_session(file).get_modelmeta().custom_metadata_map
     cfg = Config.fromstring(about['config'], '.py')
@@ -112,11 +116,6 @@ def _palette(cfg: Config) -> Any:  # noqa: ANN401 (a config's value)
         if len(palette) >= len(source.classes):
             return palette
     return 'random'
-
-
-def default_device() -> str:
-    """'cuda' where there is one, else 'cpu'."""
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:

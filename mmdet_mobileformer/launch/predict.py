@@ -23,7 +23,6 @@ from mmdet_mobileformer.errors import UserError, listing
 from mmdet_mobileformer.launch.data_layouts import BESIDE_IMAGES
 from mmdet_mobileformer.launch.detector import (
     TrainedDetector,
-    default_device,
     load_detector,
     split_words,
 )
@@ -52,7 +51,7 @@ def predict(args: argparse.Namespace) -> None:
     own = isinstance(frames, Pictures) and os.path.realpath(frames.folder)
     if folder and os.path.realpath(folder) == own:
         raise UserError(f'--out-dir {folder} holds the pictures themselves; name another folder.')
-    detector = load_detector(words, args, args.device or default_device())
+    detector = load_detector(words, args, args.device)
     shown = _labels(args.classes, detector.classes)
     ids = _CocoIds(frames, detector.classes)
 
