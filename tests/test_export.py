@@ -30,6 +30,7 @@ from mmdet_mobileformer.export import (
 from mmdet_mobileformer.export.check import _add
 from mmdet_mobileformer.export.nms import nms_keep
 from mmdet_mobileformer.export.onnx_file import halve_weights
+from mmdet_mobileformer.launch import check_exports
 
 BATCHES = (((64, 96),), ((101, 65),), ((96, 160), (80, 160), (96, 100)))
 # Two scales, each with a block that refines its features.
@@ -366,3 +367,27 @@ def test_what_differs_is_found():
     assert not Difference(compared=3, box=0.2).within(0.1, 1.0)
     assert not Difference(compared=3, missing=1).within(0.1, 1.0)
     assert Difference(compared=3, box=0.05, score=0.001).within(0.1, 0.001)
+
+
+def test_the_check_of_every_export_compares_six_sizes(tmp_path, capsys, monkeypatch):
+    settings = run_config(tmp_path, tmp_path / 'run', 1, model=retinanet_config())
+    pipeline = settings['val_dataloader']['dataset']['pipeline']
+    (resize,) = (transform for transform in pipeline if transform['type'] == 'Resize')
+    resize.update(scale=(192, 128), scale_factor=None)
+    settings['test_dataloader'] = settings['val_dataloader']
+    Config(settings).dump(tmp_path / 'tiny.py')
+    assert run_tool('check_exports', tmp_path / 'tiny.py') == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.startswith('tiny ')]
+    sizes = ['128x192', '192x128', '64x96', '96x64', '160x240', '240x160']
+    assert [row[1] for row in rows] == sizes
+    assert all(int(row[2]) > 0 for row in rows)  # something to compare
+
+    for name, result in (('compared', 0), ('missing', 1), ('box', 0.2), ('score', 0.01)):
+        found = Difference(**{'compared': 9, name: result})
+        monkeypatch.setattr(check_exports, 'export_detector', lambda *_: None)
+        monkeypatch.setattr(check_exports, 'OnnxDetector', lambda *_: None)
+        monkeypatch.setattr(check_exports, 'compare', lambda *_, found=found, **__: found)
+        assert run_tool('check_exports', tmp_path / 'tiny.py') == 2
+        error = capsys.readouterr().err
+        assert all(f'tiny.py at {size}' in error for size in sizes)
