@@ -89,7 +89,9 @@ def parse_args() -> argparse.Namespace:
         help='train every row that has no result yet, then write the tables: about ten minutes '
         'of one core a training, hours in all; run again, it goes on where it stopped',
     )
-    measure.add_argument('--data-root', required=True, help='folder of BCCD in COCO layout')
+    measure.add_argument(
+        '--data-root', required=True, help="folder of BCCD in COCO's or Roboflow's layout"
+    )
     measure.add_argument(
         '--rows', default='', help='only the rows whose data/name contains this, as bccd/YOLOX'
     )
@@ -100,7 +102,7 @@ def parse_args() -> argparse.Namespace:
     subset = commands.add_parser(
         'subset', help='write the annotations of some images and the class of the largest objects'
     )
-    subset.add_argument('data_root', help='folder in COCO layout')
+    subset.add_argument('data_root', help="folder in COCO's or Roboflow's layout")
     subset.add_argument('out', help='folder of the subset; its images are links')
     subset.add_argument('--images', type=int, default=160, help='training images, first by id')
     return parser.parse_args()
@@ -126,31 +128,32 @@ def write_subset(data_root: Path, out: Path, num_images: int) -> None:
         UserError: If the annotation files are not there.
     """
     from mmdet_mobileformer.errors import UserError
+    from mmdet_mobileformer.launch.data_layouts import coco_layout, find_annotations
 
+    found = {split: find_annotations(str(data_root), split) for split in ('train', 'val')}
+    if not all(found.values()):
+        raise UserError(f"{data_root} is not in COCO's or Roboflow's layout; docs/own_data.md.")
     (out / 'annotations').mkdir(parents=True, exist_ok=True)
     largest = None
-    for split in ('train2017', 'val2017'):
-        source = data_root / 'annotations' / f'instances_{split}.json'
-        if not source.is_file():
-            raise UserError(f'{source} does not exist; name a folder in COCO layout.')
-        data = json.loads(source.read_text())
+    for split, (source, pictures) in found.items():
+        data = json.loads((data_root / source).read_text())
         if largest is None:
             areas = {category['id']: [0] for category in data['categories']}
             for box in data['annotations']:
                 areas[box['category_id']].append(box['area'])
             largest = max(areas, key=lambda category: statistics.mean(areas[category]))
         images = sorted(data['images'], key=lambda image: image['id'])
-        data['images'] = images[:num_images] if split == 'train2017' else images
+        data['images'] = images[:num_images] if split == 'train' else images
         kept = {image['id'] for image in data['images']}
         data['categories'] = [c for c in data['categories'] if c['id'] == largest]
         data['annotations'] = [
             box for box in data['annotations']
             if box['image_id'] in kept and box['category_id'] == largest
         ]  # fmt: skip
-        (out / 'annotations' / source.name).write_text(json.dumps(data))
-        link = out / split
-        if not link.exists():
-            link.symlink_to((data_root / split).resolve(), target_is_directory=True)
+        file, folder = coco_layout(split)
+        (out / file).write_text(json.dumps(data))
+        if not (out / folder).exists():
+            (out / folder).symlink_to((data_root / pictures).resolve(), target_is_directory=True)
         name, boxes = data['categories'][0]['name'], len(data['annotations'])
         print(f'{split}: {len(data["images"])} images, {boxes} of class {name}')
 
