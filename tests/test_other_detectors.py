@@ -1,5 +1,6 @@
-"""The backbone serves mmdet's own configs: two stages, anchor-free, and a real-time one."""
+"""The backbone serves mmdet's own configs (two stages, anchor-free, real-time) and the docs'."""
 
+import re
 from pathlib import Path
 
 import mmdet
@@ -44,7 +45,35 @@ def test_detector_trains_and_predicts(config):
     model.neck.in_channels = [12, 24, 64, 96][-len(out_indices) :]
     if 'start_level' in model.neck:
         model.neck.start_level = 0
+    check_detector(model)
+
+
+def check_detector(model):
     detector = MODELS.build(model)
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-3)
     check_training_step(detector, OptimWrapper(optimizer), NUM_CLASSES, size=(128, 96))
     check_prediction(detector, NUM_CLASSES, size=(128, 96))
+
+
+def configs_of(page):
+    """The whole configs on a page of the documentation."""
+    text = (Path(__file__).parents[1] / page).read_text()
+    blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    return [block for block in blocks if '_base_ = ' in block]
+
+
+PAGES = [(p, i) for p in ('README.md', 'docs/extending.md') for i in range(len(configs_of(p)))]
+
+
+@pytest.mark.parametrize(('page', 'index'), PAGES)
+def test_configs_of_the_documentation_work(page, index, tmp_path):
+    register_all_modules()
+    torch.manual_seed(0)
+    (tmp_path / 'mine.py').write_text(configs_of(page)[index])
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    if cfg.model.backbone.type == 'MobileFormer':
+        cfg.model.backbone.init_cfg = None
+        check_detector(cfg.model)
+    else:  # about our runtime alone
+        assert cfg.default_hooks.checkpoint.type == 'DurableCheckpointHook'
+        assert cfg.train_cfg.type == 'ResumableTrainLoop'
