@@ -74,8 +74,8 @@ ROWS = (
     Row('End-to-end 26m, 10 epochs', SHAPES, 'shapes', 3, f'--epochs 10 {DEMO}'),
     Row('End-to-end 26m, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}'),
     Row('End-to-end 26m, 60 epochs', SHAPES, 'shapes', 3, f'--epochs 60 {DEMO}'),
-    Row('Token dynamic ReLU, 28 epochs', SHAPES, 'shapes', 3, DEMO, TOKEN),
-    Row('Fixed position, 28 epochs', SHAPES, 'shapes', 3, DEMO, FIXED),
+    Row('Token dynamic ReLU, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}', TOKEN),
+    Row('Fixed position, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}', FIXED),
     Row("Paper's form, 280 epochs", 'ablation/e2e_mf26m_shapes_paper.py', 'shapes', 1, DEMO),
 )
 
