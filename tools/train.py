@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--compile',
         action='store_true',
-        help='compile the detector, which takes minutes and pays in long runs',
+        help='compile the detector: takes minutes; for a GPU and images of one size',
     )
     return parser.parse_args()
 

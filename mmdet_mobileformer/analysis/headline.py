@@ -97,7 +97,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         sgemm = '-' if row['sgemm'] is None else f'{row["sgemm"]:.0%}'
         lines.append([row['what'], *times, f'{1 / row["time"]:.2f}', *shares, sgemm])
     titles = ('ours against a peer', 'ms', 'peer ms', 'time', 'times as fast')
-    return markdown((*titles, 'saved', 'peak', 'of sgemm'), lines)
+    return markdown((*titles, 'kept', 'peak', 'of sgemm'), lines)
 
 
 def draw(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
