@@ -383,10 +383,10 @@ def test_the_check_of_every_export_compares_six_sizes(tmp_path, capsys, monkeypa
     assert [row[1] for row in rows] == sizes
     assert all(int(row[2]) > 0 for row in rows)  # something to compare
 
+    monkeypatch.setattr(check_exports, 'export_detector', lambda *_: None)
+    monkeypatch.setattr(check_exports, 'OnnxDetector', lambda *_: None)
     for name, result in (('compared', 0), ('missing', 1), ('box', 0.2), ('score', 0.01)):
         found = Difference(**{'compared': 9, name: result})
-        monkeypatch.setattr(check_exports, 'export_detector', lambda *_: None)
-        monkeypatch.setattr(check_exports, 'OnnxDetector', lambda *_: None)
         monkeypatch.setattr(check_exports, 'compare', lambda *_, found=found, **__: found)
         assert run_tool('check_exports', tmp_path / 'tiny.py') == 2
         error = capsys.readouterr().err

@@ -36,7 +36,7 @@ def test_subset_keeps_the_first_images_and_the_class_of_the_largest_objects(tmp_
 
 def test_subset_of_no_data_says_so(tmp_path, capsys):
     assert run_tool('results', 'subset', tmp_path / 'none', tmp_path / 'few') == 2
-    assert "none is not in COCO's or Roboflow's layout" in capsys.readouterr().err
+    assert "none has no annotation files in COCO's or Roboflow's layout" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -128,11 +128,19 @@ def write_subset(data_root: Path, out: Path, num_images: int) -> None:
         UserError: If the annotation files are not there.
     """
     from mmdet_mobileformer.errors import UserError
-    from mmdet_mobileformer.launch.data_layouts import coco_layout, find_annotations
+    from mmdet_mobileformer.launch.data_layouts import (
+        coco_layout,
+        find_annotations,
+        how_to_convert,
+    )
 
     found = {split: find_annotations(str(data_root), split) for split in ('train', 'val')}
     if not all(found.values()):
-        raise UserError(f"{data_root} is not in COCO's or Roboflow's layout; docs/own_data.md.")
+        raise UserError(
+            how_to_convert(str(data_root))
+            or f"{data_root} has no annotation files in COCO's or Roboflow's layout; name another "
+            'folder.'
+        )
     (out / 'annotations').mkdir(parents=True, exist_ok=True)
     largest = None
     for split, (source, pictures) in found.items():
