@@ -17,7 +17,7 @@ from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES, build_block
 from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.layout import channels_last
 from mmdet_mobileformer.models.padding import mask_at
-from mmdet_mobileformer.models.recompute import recomputed
+from mmdet_mobileformer.models.recompute import recomputed_in_training
 
 
 @MODELS.register_module()
@@ -131,7 +131,8 @@ class MobileFormer(BaseModule):
         mask = mask_at(padding_mask, STEM_STRIDE)
         outputs = []
         for index, block in enumerate(self.blocks):
-            features, tokens = self._run(block, features, tokens, mask)
+            run = recomputed_in_training(block, block) if self.with_cp else block
+            features, tokens = run(features, tokens, mask)
             mask = mask_at(mask, self.arch.blocks[index].stride)
             if index in self._out_blocks:
                 outputs.append(features)
@@ -173,22 +174,12 @@ class MobileFormer(BaseModule):
             update_init_info(self, init_info=f'pretrained weights of {name}')
         self.is_init = True
 
-    def _run(self, block: nn.Module, *args: Tensor | None) -> Any:  # noqa: ANN401 (what block returns)
-        if not (self.with_cp and self.training and torch.is_grad_enabled()):
-            return block(*args)
-        return recomputed(block, block, *args)
-
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        strides = self.arch.block_strides
-        return [self.stem] + [
-            block
-            for block, stride in zip(
-                self.blocks, strides, strict=False
-            )  # the last may not be built
-            if stride <= 2**self.frozen_stages
-        ]
+        built = zip(self.blocks, self.arch.block_strides, strict=False)  # the last may not be
+        frozen = [block for block, stride in built if stride <= 2**self.frozen_stages]
+        return [self.stem, *frozen]
 
     def _freeze(self) -> None:
         for module in self._frozen_modules():

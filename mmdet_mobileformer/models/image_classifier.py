@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmdet_mobileformer.models.arch import ArchSpec
 from mmdet_mobileformer.models.backbone import MobileFormer
-from mmdet_mobileformer.models.classifier import IMAGENET_CLASSES, ClassificationHead, last_level
+from mmdet_mobileformer.models.classifier import ClassificationHead, last_level
 
 
 @MODELS.register_module()
@@ -43,23 +43,8 @@ class MobileFormerWithTokens(MobileFormer):
 class MobileFormerClsHead(ClassificationHead, ClsHead):
     """:class:`ClassificationHead` with the losses and predictions of mmpretrain's ``ClsHead``.
 
-    Args:
-        arch: As of the backbone.
-        num_classes: Number of classes.
-        norm_cfg: Norm after the convolution.
-        init_cfg: As in mmengine. Default: the released model's initialisation.
-        **kwargs: As for ``ClsHead``: ``loss``, ``topk``, ``cal_acc``.
+    Arguments: :class:`ClassificationHead`'s, and ``loss``, ``topk``, ``cal_acc`` of ``ClsHead``.
     """
-
-    def __init__(
-        self,
-        arch: str | dict[str, Any] | ArchSpec,
-        num_classes: int = IMAGENET_CLASSES,
-        norm_cfg: dict[str, Any] | None = None,
-        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
-        **kwargs: Any,  # noqa: ANN401 (ClsHead's own arguments)
-    ) -> None:
-        super().__init__(arch, num_classes, norm_cfg, init_cfg, **kwargs)
 
     def forward(self, feats: tuple[Tensor, Tensor]) -> Tensor:
         """Features (N, C, H, W) and tokens (N, M, D) to logits (N, num_classes)."""

@@ -14,13 +14,9 @@ from mmdet_mobileformer.models.e2e.block import DecoderBlock
 from mmdet_mobileformer.models.e2e.position import position_of_pixels
 from mmdet_mobileformer.models.e2e.prior import GaussianPrior
 from mmdet_mobileformer.models.e2e.proposals import Proposals
-from mmdet_mobileformer.models.e2e.scales import (
-    ScaleFusion,
-    ScaleSpec,
-    check_proposals,
-)
+from mmdet_mobileformer.models.e2e.scales import ScaleFusion, ScaleSpec, check_proposals
 from mmdet_mobileformer.models.padding import resize_mask, visible_extent
-from mmdet_mobileformer.models.recompute import recomputed
+from mmdet_mobileformer.models.recompute import recomputed_in_training
 
 
 class MobileFormerDecoder(BaseModule):
@@ -212,11 +208,10 @@ class MobileFormerDecoder(BaseModule):
                 placed = query_pos
                 if self.anchored:
                     placed = _add(self.box_embedding(boxes), query_pos).to(queries.dtype)
-                args = (current, queries, feature_pos, placed, mask, boxes, extent)
-                if self.with_cp and self.training and torch.is_grad_enabled():
-                    current, queries, shift = recomputed(block, block, *args)
-                else:
-                    current, queries, shift = block(*args)
+                run = recomputed_in_training(block, block) if self.with_cp else block
+                current, queries, shift = run(
+                    current, queries, feature_pos, placed, mask, boxes, extent
+                )
                 query_pos = _add(query_pos, shift)
                 hidden_states.append(queries)
                 if self.anchored:
