@@ -91,6 +91,19 @@ def test_each_block_adds_a_prediction():
     assert len(lite_first) == 4
 
 
+@pytest.mark.parametrize('switch', ['default', 'proposals of the second scale'])
+def test_detections_after_an_earlier_block(switch):
+    whole = build_detector(**SWITCHES[switch]).eval()
+    early = build_detector(**SWITCHES[switch], test_cfg=dict(max_per_img=9, after_block=2)).eval()
+    batch = draw_batch(SIZES)
+    for at_first, in_all in zip(forward(early, batch), forward(whole, batch), strict=True):
+        torch.testing.assert_close(at_first, in_all[:2])
+    data = early.data_preprocessor(batch, False)
+    with torch.no_grad():
+        found, (boxes, scores, _) = early(**data, mode='predict'), early.detect(data['inputs'])
+    assert len(found[0].pred_instances) == boxes.shape[1] == scores.shape[1] == 9
+
+
 @pytest.mark.parametrize('switch', ['default', 'token', 'fixed position'])
 def test_permuting_the_queries_permutes_the_outputs_and_nothing_else(switch):
     detector = build_detector(**SWITCHES[switch]).eval()
@@ -233,6 +246,8 @@ def test_wrong_settings_of_the_detector_are_named():
         build_detector(decoder=dict(anchored((0, 1, 0))['decoder'], anchored=False))
     with pytest.raises(ValueError, match='scale 2 of 3 proposes from 2 maps'):
         build_detector(**anchored((0, 0, 2)))
+    with pytest.raises(ValueError, match='after_block must be 1 to 5, the number of blocks; got 6'):
+        build_detector(test_cfg=dict(after_block=6))
     with pytest.raises(ValueError, match='embed_dims 64 must equal'):
         build_detector(bbox_head=dict(MODEL['bbox_head'], embed_dims=64))
 

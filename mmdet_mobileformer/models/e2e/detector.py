@@ -36,7 +36,8 @@ class MobileFormerDETR(DetectionTransformer):
         bbox_head: Config of mmdet's DETRHead.
         num_queries: Object queries (100 in the paper).
         train_cfg: Holds the ``assigner``, as for mmdet's DETR.
-        test_cfg: Holds ``max_per_img``; where there are fewer queries, these are the limit.
+        test_cfg: Holds ``max_per_img``; where there are fewer queries, these are the limit. With
+            ``after_block``, from 1 on, detections are those after that block, not after the last.
         data_preprocessor: As in mmdet.
         init_cfg: As in mmengine.
     """
@@ -69,6 +70,13 @@ class MobileFormerDETR(DetectionTransformer):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        num_blocks = self.decoder.num_blocks
+        self.after_block = test_cfg.get('after_block', num_blocks)
+        if not 1 <= self.after_block <= num_blocks:
+            raise ValueError(
+                f'test_cfg.after_block must be 1 to {num_blocks}, the number of blocks; '
+                f'got {self.after_block}'
+            )
         refuse_other_shapes(self)
 
     def _init_layers(self) -> None:
@@ -196,4 +204,8 @@ class MobileFormerDETR(DetectionTransformer):
         if padding_mask is not None:
             batch_inputs = extend_images(batch_inputs, padding_mask)
         features = self.extract_feat(batch_inputs, padding_mask)
-        return self.forward_transformer(features, padding_mask)
+        outputs = self.forward_transformer(features, padding_mask)
+        if not self.training:
+            for name in {'hidden_states', 'boxes'} & outputs.keys():
+                outputs[name] = outputs[name][: self.after_block]
+        return outputs
