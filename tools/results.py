@@ -56,10 +56,13 @@ DEMO = '--pretrained {work_dir}/shapes/retinanet_26m_320x240/0/epoch_9.pth'
 SHAPES = 'e2e_mf26m_shapes.py'
 TOKEN = ('model.backbone.dynamic_relu=token', 'model.decoder.dynamic_relu=token')
 FIXED = ('model.decoder.adapt_position=False',)
+HEADS = ('model.decoder.num_heads=4',)
+LEARNED = ('model.decoder.scales.1.proposal_maps=0',)
 # The epochs of the small configs make ten minutes of one core; the very small set has twenty.
 ROWS = (
     Row('End-to-end 26m', 'e2e_mf26m_small.py', seeds=3),
     Row('End-to-end 52m', 'e2e_mf52m_small.py', seeds=3),
+    Row('End-to-end 26m, 4 heads', 'e2e_mf26m_small.py', seeds=3, options=HEADS),
     Row('RetinaNet 52m', 'retinanet_mf52m_small.py', seeds=3),
     Row('RetinaNet 26m', 'comparison/retinanet_mf26m.py', seeds=3),
     Row('RetinaNet MobileNetV2', 'comparison/retinanet_mobilenetv2.py'),
@@ -69,11 +72,14 @@ ROWS = (
     Row('DINO ResNet-18', 'comparison/dino_r18.py'),
     Row('End-to-end 26m', 'e2e_mf26m_small.py', 'bccd_wbc160', 3, '--epochs 20'),
     Row('RetinaNet 52m', 'retinanet_mf52m_small.py', 'bccd_wbc160', 3, '--epochs 20'),
-    # The end-to-end detectors start from the backbone of the first row's first training.
+    # What follows starts from the backbone of this row's first training.
     Row('RetinaNet 26m 320x240', 'retinanet_mf26m_shapes.py', 'shapes', 3),
+    Row('End-to-end 26m, from shapes', 'e2e_mf26m_small.py', seeds=3, words=DEMO),
     Row('End-to-end 26m, 10 epochs', SHAPES, 'shapes', 3, f'--epochs 10 {DEMO}'),
     Row('End-to-end 26m, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}'),
     Row('End-to-end 26m, 60 epochs', SHAPES, 'shapes', 3, f'--epochs 60 {DEMO}'),
+    Row('Learned boxes, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}', LEARNED),
+    Row('Learned boxes, 60 epochs', SHAPES, 'shapes', 3, f'--epochs 60 {DEMO}', LEARNED),
     Row('Token dynamic ReLU, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}', TOKEN),
     Row('Fixed position, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}', FIXED),
     Row("Paper's form, 280 epochs", 'ablation/e2e_mf26m_shapes_paper.py', 'shapes', 1, DEMO),
