@@ -101,9 +101,6 @@ def rasterise(
 
     Returns:
         Left and top of the patch in pixels (negative beyond the border), and its mask (h, w).
-
-    Raises:
-        ValueError: If ``kind`` is no shape of this data set.
     """
     left, top, x, y = _grid(centre, radius)
     squared = (x - centre[0]) ** 2 + (y - centre[1]) ** 2
@@ -112,10 +109,8 @@ def rasterise(
         mask = squared < radius**2
     elif kind == 'ring':
         mask = (squared < radius**2) & (squared >= round(RING_HOLE * radius) ** 2)
-    elif kind in radii:
-        mask = _inside_polygon(_corners(centre, radii[kind], angle), x, y)
     else:
-        raise ValueError(f'unknown shape {kind!r}, choose from {", ".join(CLASSES)}')
+        mask = _inside_polygon(_corners(centre, radii[kind], angle), x, y)
     return left, top, mask
 
 
@@ -131,9 +126,8 @@ def _radius_of_area(kind: str, side: float) -> int:
     return round(SUBPIXELS * side / math.sqrt(area_at_radius_1))
 
 
-def _paste(patch_at: tuple[int, int, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+def _paste(left: int, top: int, patch: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Cut a patch at the image's border: the mask (H, W) of the whole image."""
-    left, top, patch = patch_at
     width, height = size
     mask = np.zeros((height, width), bool)
     x1, y1 = max(left, 0), max(top, 0)
@@ -157,8 +151,8 @@ def _draw_shape(
         span = [(around[i] - around[2], around[i] + around[2] + 1) for i in range(2)]
     centre = tuple(int(rng.integers(low * SUBPIXELS, high * SUBPIXELS)) for low, high in span)
     kind = CLASSES[label]
-    patch_at = rasterise(kind, centre, _radius_of_area(kind, side), int(rng.integers(360)))
-    return _Shape(label, _paste(patch_at, size), int(patch_at[2].sum()))
+    *place, patch = rasterise(kind, centre, _radius_of_area(kind, side), int(rng.integers(360)))
+    return _Shape(label, _paste(*place, patch, size), int(patch.sum()))
 
 
 def _place_crowd(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shape]:
@@ -199,21 +193,14 @@ def _place_shapes(
     return shapes, masks
 
 
-def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
-    return np.array([round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, saturation, value)][::-1])
-
-
-def _shape_colour(rng: np.random.Generator, label: int) -> np.ndarray:
-    hue = HUES[CLASSES[label]] + rng.uniform(-0.04, 0.04)
+def _paint(rng: np.random.Generator, image: np.ndarray, shape: _Shape) -> None:
+    """Fill a shape with one colour, half of the time with stripes of a darker one."""
+    hue = HUES[CLASSES[shape.label]] + rng.uniform(-0.04, 0.04)
     if rng.random() >= HUE_FIDELITY:
         hue = rng.random()
-    return _colour(hue, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
-
-
-def _paint(
-    rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, colour: np.ndarray
-) -> None:
-    """Fill a mask with one colour, half of the time with stripes of a darker one."""
+    rgb = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
+    colour = np.array([round(255 * channel) for channel in rgb[::-1]])
+    mask = shape.mask
     height, width = mask.shape
     image[mask] = colour
     if rng.random() < 0.5:
@@ -236,7 +223,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
         corners = [start, start + along, start + along + across, start + across]
         left, top, x, y = _grid(start, 64 * SUBPIXELS)
         stroke = _inside_polygon([(int(cx), int(cy)) for cx, cy in corners], x, y)
-        image[_paste((left, top, stroke), size)] = rng.integers(30, 226, 3)
+        image[_paste(left, top, stroke, size)] = rng.integers(30, 226, 3)
     return image
 
 
@@ -277,7 +264,7 @@ def render_scene(
     if kind_of_scene < CROWD_SHARE:
         members = _place_crowd(rng, size)
         for member in members:
-            _paint(rng, image, member.mask, _shape_colour(rng, member.label))
+            _paint(rng, image, member)
         crowd = np.any([member.mask for member in members], axis=0)
         rows, columns = np.flatnonzero(crowd.any(1)), np.flatnonzero(crowd.any(0))
         taken[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
@@ -286,7 +273,7 @@ def render_scene(
     if kind_of_scene < 1 - EMPTY_SHARE:
         shapes, masks = _place_shapes(rng, size, taken)
         for shape, mask in zip(shapes, masks, strict=True):
-            _paint(rng, image, shape.mask, _shape_colour(rng, shape.label))
+            _paint(rng, image, shape)
             instances.append(Instance(shape.label, mask))
 
     amplitude = int(rng.integers(2, 13))
