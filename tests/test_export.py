@@ -270,7 +270,7 @@ def test_quantised_file_computes_convolutions_in_8_bits(end_to_end, tmp_path):
 
     out = tmp_path / 'model.int8.onnx'
     convolutions = sum(node.op_type == 'Conv' for node in onnx.load(path).graph.node)
-    assert quantize_file(path, out, feeds(3), 'conv') == convolutions
+    assert quantize_file(path, out, feeds(3)) == convolutions
     exported = OnnxDetector(str(out), MODEL['data_preprocessor'])
     about = {item.key: item.value for item in onnx.load(out).metadata_props}
     assert about['weights'] == 'int8' and onnx_classes(out) == CLASSES

@@ -29,8 +29,8 @@ def _positive(text: str) -> int:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Measure latency, throughput and memory of models in alternating order within '
-        'one run. Names of models: mf-<arch>, retinanet-mf-<arch>, e2e-mf-<arch>, '
+        description='Measure latency, throughput and memory of models on the CPU in alternating '
+        'order within one run. Names of models: mf-<arch>, retinanet-mf-<arch>, e2e-mf-<arch>, '
         'anchored-mf-<arch>, resnet50, mobilenetv2, pvtv2-b0, retinanet-r50, detr-r50 or a config '
         "file, with +fused (norms folded), +released (the released code's form), +spatial or +cp "
         'behind. Detectors are measured without post-processing.'
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         '--headline',
         action='store_true',
-        help='the table that docs/benchmarks.md opens with: each model beside its peer, on the CPU',
+        help='the table that docs/benchmarks.md opens with: each model beside its peer',
     )
     parser.add_argument(
         '--runtimes', nargs='+', choices=RUNTIMES, default=['eager'], help='default eager'
@@ -60,7 +60,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--rounds', type=_positive, default=9, help='runs of each case (default %(default)s)'
     )
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument(
         '--system-memory',
         action='store_true',
@@ -74,27 +73,22 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Measure and report."""
-    import torch  # takes seconds, as what follows
-    from mmdet.utils import register_all_modules
+    from mmdet.utils import register_all_modules  # takes seconds, as what follows
 
     from mmdet_mobileformer.analysis import headline, measure, report
-    from mmdet_mobileformer.errors import UserError
     from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
 
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device cuda needs a GPU that torch can use; leave it out.')
     kept = not args.system_memory and keep_freed_memory()
     register_all_modules()
-    rate = measure.sgemm_rate(args.device, args.threads)
-    about = report.machine(args.device, rate) | {'freed_memory': 'kept' if kept else 'returned'}
+    rate = measure.sgemm_rate(args.threads)
+    about = report.machine(rate) | {'freed_memory': 'kept' if kept else 'returned'}
     print(json.dumps(about))
     if args.headline:
         rows = headline.compare(headline.COMPARISONS, args.threads, args.rounds, rate, _progress)
         print(f'{args.threads} threads\n{headline.table(rows)}')
     else:
         height, width = args.size
-        shared = dict(height=height, width=width, batch=args.batch_size)
-        shared.update(training=args.training, device=args.device)
+        shared = dict(height=height, width=width, batch=args.batch_size, training=args.training)
         cases = [
             measure.Case(model, args.threads, runtime, **shared)
             for runtime in args.runtimes

@@ -40,7 +40,7 @@ def compare(
     sgemm_rate: float,
     log: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Measure every comparison on the CPU; the models of one are released before the next.
+    """Measure every comparison; the models of one are released before the next.
 
     Returns:
         For each ``what`` it is, the figures of the model and of its ``peer``, and ``time`` (the

@@ -1,4 +1,4 @@
-"""Measuring prepared models in alternating order, so that ratios hold on a noisy machine."""
+"""Measuring prepared models in alternating order, so that ratios hold on a noisy CPU."""
 
 import tempfile
 import time
@@ -29,7 +29,6 @@ class Case:
     width: int = 1280
     batch: int = 1
     training: bool = False
-    device: str = 'cpu'
     macs: int = 0  # of one forward pass of the batch
     saved_bytes: int = 0  # activations kept for backward, weights left out
     peak_bytes: int = 0  # growth of memory during one run
@@ -53,7 +52,7 @@ def measure(cases: Sequence[Case], rounds: int, log: Callable[[str], None]) -> N
     """Prepare every case, then run each once a round, every second round in reverse order.
 
     Raises:
-        UserError: If ONNX Runtime is asked to train or to use a GPU.
+        UserError: If ONNX Runtime is asked to train.
     """
     runs = []
     for case in cases:
@@ -74,11 +73,10 @@ def prepare(case: Case) -> Callable[[], None]:
     images = torch.randn(case.batch, 3, case.height, case.width)
     case.macs = count_macs(model, images)['']
     if case.runtime == 'onnx':
-        if case.training or case.device != 'cpu':
-            raise UserError('onnx is measured in inference on the CPU; leave it out.')
+        if case.training:
+            raise UserError('onnx is measured in inference; leave it or --training out.')
         run = _onnx_run(model, images, case.threads)
     else:
-        model, images = model.to(case.device), images.to(case.device)
         if case.runtime == 'compiled':
             model.compile(dynamic=False)
         run = _torch_run(model, images)
@@ -86,7 +84,7 @@ def prepare(case: Case) -> Callable[[], None]:
     run()
     if case.training:
         case.saved_bytes = saved_bytes(model, images)
-    case.peak_bytes = peak_of(run, case.device)
+    case.peak_bytes = peak_of(run)
     return run
 
 
@@ -98,8 +96,6 @@ def _torch_run(model: nn.Module, images: Tensor) -> Callable[[], None]:
         else:
             with torch.inference_mode():
                 model(images)
-        if images.is_cuda:
-            torch.cuda.synchronize()
 
     return run
 
@@ -139,16 +135,8 @@ def saved_bytes(model: nn.Module, images: Tensor) -> int:
     return total
 
 
-def peak_of(run: Callable[[], None], device: str) -> int:
-    """Bytes by which memory grows at most during one run: of the GPU, or resident on the CPU.
-
-    0 where the system does not tell (the CPU's peak is known on Linux alone).
-    """
-    if device == 'cuda':
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
+def peak_of(run: Callable[[], None]) -> int:
+    """Bytes by which resident memory grows at most during one run; 0 where it is not Linux."""
     release_freed_memory()
     try:
         Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
@@ -164,8 +152,8 @@ def _status(name: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
-def sgemm_rate(device: str, threads: int, size: int = 2048) -> float:
+def sgemm_rate(threads: int, size: int = 2048) -> float:
     """MACs a second of a square float32 matrix product."""
-    left, right = torch.randn(2, size, size, device=device)
+    left, right = torch.randn(2, size, size)
     timer = Timer('left @ right', globals=dict(left=left, right=right), num_threads=threads)
     return size**3 / timer.blocked_autorange(min_run_time=1).median

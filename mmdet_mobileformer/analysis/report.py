@@ -3,11 +3,10 @@
 import platform
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import torch
 
 COLUMNS = (
     ('model', 'model', '{}'),
@@ -22,16 +21,19 @@ COLUMNS = (
 )
 
 
-def machine(device: str, sgemm_rate: float) -> dict[str, Any]:
-    """Device, versions and the measured rate of matrix products, in GMAC/s."""
+def machine(sgemm_rate: float) -> dict[str, Any]:
+    """The CPU, versions and the measured rate of matrix products, in GMAC/s."""
+    cpuinfo = Path('/proc/cpuinfo')
+    name = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
     versions = {'python': platform.python_version()}
     for package in ('torch', 'onnxruntime', 'mmdet', 'mmcv', 'mmengine'):
-        try:
+        with suppress(ImportError):
             versions[package] = import_module(package).__version__
-        except ImportError:
-            versions[package] = None
-    name = torch.cuda.get_device_name() if device == 'cuda' else _cpu_name()
-    return dict(device=name, versions=versions, sgemm_gmacs=sgemm_rate / 1e9)
+    return dict(
+        device=name[1] if name else platform.machine(),
+        versions=versions,
+        sgemm_gmacs=sgemm_rate / 1e9,
+    )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -52,9 +54,3 @@ def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [titles, ['---'] * len(titles), *lines]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path('/proc/cpuinfo')
-    name = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
-    return name[1] if name else platform.machine()

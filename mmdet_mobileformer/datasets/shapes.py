@@ -8,6 +8,7 @@ blur and noise are integers as well.
 
 import colorsys
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +19,13 @@ CLASSES = ('circle', 'ring', 'square', 'triangle', 'star')
 SUBPIXELS = 16  # an outline's coordinates are whole sixteenths of a pixel
 RING_HOLE = 0.5  # radius of a ring's hole, relative to its outer radius
 STAR_NOTCH = 0.42  # radius of a star's inner corners, relative to its points
+AREAS = dict(  # of the shapes whose circumscribed circle has radius 1
+    circle=math.pi,
+    ring=math.pi * (1 - RING_HOLE**2),
+    square=2.0,
+    triangle=3 * math.sin(math.radians(120)) / 2,
+    star=5 * STAR_NOTCH * math.sin(math.radians(36)),
+)
 HUES = dict(circle=0.00, ring=0.13, square=0.33, triangle=0.58, star=0.83)
 # How many of the shapes wear the hue of their class; the others have to be told by their outline.
 HUE_FIDELITY = 0.85
@@ -114,18 +122,6 @@ def rasterise(
     return left, top, mask
 
 
-def _radius_of_area(kind: str, side: float) -> int:
-    """Radius, in sixteenths of a pixel, that gives a shape the area of a square of this side."""
-    area_at_radius_1 = dict(
-        circle=math.pi,
-        ring=math.pi * (1 - RING_HOLE**2),
-        square=2.0,
-        triangle=3 * math.sin(math.radians(120)) / 2,
-        star=5 * STAR_NOTCH * math.sin(math.radians(36)),
-    )[kind]
-    return round(SUBPIXELS * side / math.sqrt(area_at_radius_1))
-
-
 def _paste(left: int, top: int, patch: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Cut a patch at the image's border: the mask (H, W) of the whole image."""
     width, height = size
@@ -142,16 +138,13 @@ def _draw_shape(
     label: int,
     side: float,
     size: tuple[int, int],
-    around: tuple[int, int, int] | None = None,
+    spans: Sequence[tuple[int, int]],
 ) -> _Shape:
-    """One shape of a random place and rotation, or near ``around`` (x, y, reach in pixels)."""
-    if around is None:
-        span = [(0, size[0]), (0, size[1])]
-    else:
-        span = [(around[i] - around[2], around[i] + around[2] + 1) for i in range(2)]
-    centre = tuple(int(rng.integers(low * SUBPIXELS, high * SUBPIXELS)) for low, high in span)
+    """A shape of the area of a square of this side, its centre's x and y within spans of pixels."""
+    centre = tuple(int(rng.integers(low * SUBPIXELS, high * SUBPIXELS)) for low, high in spans)
     kind = CLASSES[label]
-    *place, patch = rasterise(kind, centre, _radius_of_area(kind, side), int(rng.integers(360)))
+    radius = round(SUBPIXELS * side / math.sqrt(AREAS[kind]))
+    *place, patch = rasterise(kind, centre, radius, int(rng.integers(360)))
     return _Shape(label, _paste(*place, patch, size), int(patch.sum()))
 
 
@@ -160,9 +153,10 @@ def _place_crowd(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shape
     unit = min(size) / REFERENCE_SIDE
     label = int(rng.integers(len(CLASSES)))
     reach = round(34 * unit)
-    around = (*(int(rng.integers(reach, side - reach)) for side in size), reach)
+    centre = [int(rng.integers(reach, side - reach)) for side in size]
+    spans = [(middle - reach, middle + reach + 1) for middle in centre]
     return [
-        _draw_shape(rng, label, int(rng.integers(12, 19)) * unit, size, around)
+        _draw_shape(rng, label, int(rng.integers(12, 19)) * unit, size, spans)
         for _ in range(int(rng.integers(10, 17)))
     ]
 
@@ -181,7 +175,7 @@ def _place_shapes(
         label = int(rng.integers(len(CLASSES)))
         for _ in range(PLACEMENT_TRIES):
             side = int(rng.integers(low, high + 1)) * unit
-            shape = _draw_shape(rng, label, side, size)
+            shape = _draw_shape(rng, label, side, size, [(0, length) for length in size])
             candidates = [mask & ~shape.mask for mask in masks] + [shape.mask]
             areas = [other.full_area for other in (*shapes, shape)]
             visible = zip(candidates, areas, strict=True)
