@@ -79,7 +79,7 @@ def test_a_comparison_measures_a_model_beside_its_peer():
     step = dict(size, batch=2, training=True)
     rows = compare(
         [('a step', 'mf-26m', 'mf-26m+released', step), ('a pass', 'mf-26m+fused', 'mf-26m', size)],
-        *(1, 2, 1e9, lambda text: None),
+        *(1, 2, 1e9),
     )
     assert 0 < rows[0]['saved_bytes'] < rows[0]['peer']['saved_bytes'] and rows[1]['macs'] > 0
     assert all(row['time'] > 0 for row in rows)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
 from _command import run, usable_cores
@@ -84,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
     about = report.machine(rate) | {'freed_memory': 'kept' if kept else 'returned'}
     print(json.dumps(about))
     if args.headline:
-        rows = headline.compare(headline.COMPARISONS, args.threads, args.rounds, rate, _progress)
+        rows = headline.compare(headline.COMPARISONS, args.threads, args.rounds, rate)
         print(f'{args.threads} threads\n{headline.table(rows)}')
     else:
         height, width = args.size
@@ -94,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
             for runtime in args.runtimes
             for model in args.models
         ]
-        measure.measure(cases, args.rounds, _progress)
+        measure.measure(cases, args.rounds)
         rows = [case.summary(rate, cases[0]) for case in cases]
         print(f'{height}×{width}, batch {args.batch_size}, {args.threads} threads')
         print(report.table(rows))
@@ -107,10 +106,6 @@ def main(args: argparse.Namespace) -> None:
         if args.headline:
             headline.draw(folder / f'{name}.png', about['device'], rows)
         print(f'wrote {name} to {folder}')
-
-
-def _progress(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """The comparisons that docs/benchmarks.md opens with: models and their peers, measured in turns."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ def compare(
     threads: int,
     rounds: int,
     sgemm_rate: float,
-    log: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Measure every comparison; the models of one are released before the next.
 
@@ -49,7 +48,7 @@ def compare(
     rows = []
     for what, model, peer, conditions in comparisons:
         ours, theirs = (Case(name, threads, **conditions) for name in (model, peer))
-        measure([ours, theirs], rounds, log)
+        measure([ours, theirs], rounds)
         row, peer_row = (case.summary(sgemm_rate, theirs) for case in (ours, theirs))
         rows.append(dict(row, what=what, peer=peer_row, time=1 / row['ratio']))
         gc.collect()

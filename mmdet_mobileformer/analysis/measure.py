@@ -1,5 +1,6 @@
 """Measuring prepared models in alternating order, so that ratios hold on a noisy CPU."""
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ class Case:
         }
 
 
-def measure(cases: Sequence[Case], rounds: int, log: Callable[[str], None]) -> None:
+def measure(cases: Sequence[Case], rounds: int) -> None:
     """Prepare every case, then run each once a round, every second round in reverse order.
 
     Raises:
@@ -58,7 +59,7 @@ def measure(cases: Sequence[Case], rounds: int, log: Callable[[str], None]) -> N
     for case in cases:
         torch.set_num_threads(case.threads)
         runs.append((case, prepare(case)))
-        log(f'prepared {case.model} {case.runtime} {case.height}x{case.width} x{case.batch}')
+        print(f'prepared {case.model} {case.runtime}', file=sys.stderr)
     for index in range(rounds):
         for case, run in runs if index % 2 == 0 else runs[::-1]:
             torch.set_num_threads(case.threads)

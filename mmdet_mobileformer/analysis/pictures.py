@@ -40,22 +40,16 @@ def draw_predictions(
         info = dataset.get_data_info(indices[prediction['img_id']])
         image = mmcv.imread(info['img_path'], channel_order='rgb')
         found = InstanceData(**prediction['pred_instances'])
-        sample = DetDataSample(
-            gt_instances=_ground_truth(info),
-            # the surest last, so that no second guess hides it
-            pred_instances=found[found.scores.argsort()],
+        objects = [instance for instance in info['instances'] if not instance['ignore_flag']]
+        truth = InstanceData(
+            bboxes=np.array([instance['bbox'] for instance in objects], np.float32).reshape(-1, 4),
+            labels=np.array([instance['bbox_label'] for instance in objects], np.int64),
         )
+        # The surest prediction is drawn last, so that no second guess hides it.
+        sample = DetDataSample(gt_instances=truth, pred_instances=found[found.scores.argsort()])
         visualizer.add_datasample('pair', image, sample, pred_score_thr=score_thr, show=False)
         pairs.append(visualizer.get_image())
     return _sheet(pairs)
-
-
-def _ground_truth(info: dict) -> InstanceData:
-    objects = [instance for instance in info['instances'] if not instance['ignore_flag']]
-    return InstanceData(
-        bboxes=np.array([instance['bbox'] for instance in objects], np.float32).reshape(-1, 4),
-        labels=np.array([instance['bbox_label'] for instance in objects], np.int64),
-    )
 
 
 def _sheet(pictures: list[np.ndarray], gap: int = 6) -> np.ndarray:
