@@ -85,7 +85,7 @@ class DataSource:
 
 
 def data_sources(cfg: Config, *splits: str) -> Iterator[DataSource]:
-    """Yield the data sets with an annotation file, behind wrappers too; by default of all splits."""
+    """Yield the data sets with an annotation file, by default of all splits, behind wrappers."""
     for split in splits or SPLITS:
         loader = cfg.get(f'{split}_dataloader') or {}
         for path, node in walk(loader.get('dataset') or {}, f'{split}_dataloader.dataset'):
