@@ -38,17 +38,11 @@ def names_class(node: dict, name: str) -> bool:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set with an annotation file, as a loader of a config names it.
+    """A data set with an annotation file, as a loader of a config names it."""
 
-    Attributes:
-        split: The loader: 'train', 'val' or 'test'.
-        path: Dotted path in the config.
-        config: The data set's own config; the properties follow what is changed in it.
-    """
-
-    split: str
-    path: str
-    config: dict
+    split: str  # the loader: 'train', 'val' or 'test'
+    path: str  # dotted path in the config
+    config: dict  # the data set's own; the properties follow what is changed in it
 
     @property
     def kind(self) -> type | None:
@@ -91,12 +85,7 @@ class DataSource:
 
 
 def data_sources(cfg: Config, *splits: str) -> Iterator[DataSource]:
-    """Yield the data sets of loaders that read an annotation file, behind any wrappers.
-
-    Args:
-        cfg: The config.
-        *splits: The loaders, of 'train', 'val' and 'test'; all of them where none is named.
-    """
+    """Yield the data sets with an annotation file, by default of all splits, behind wrappers."""
     for split in splits or SPLITS:
         loader = cfg.get(f'{split}_dataloader') or {}
         for path, node in walk(loader.get('dataset') or {}, f'{split}_dataloader.dataset'):
@@ -117,11 +106,9 @@ def walk_evaluators(cfg: Config, split: str) -> Iterator[dict]:
 
 
 def walk_heads(model: dict) -> Iterator[tuple[str, dict]]:
-    """Yield every part of a model config whose ``num_classes`` counts the data set's categories.
+    """Yield path and config of every part whose ``num_classes`` counts the data's categories.
 
-    Yields:
-        Dotted path from ``model`` and config of each; region proposals, semantic segmentation and
-        the backbone count something else and are left out.
+    Region proposals, semantic segmentation and the backbone count something else.
     """
     for path, node in walk(model, 'model'):
         if 'num_classes' in node and not set(path.split('.')) & set(_OTHER_CLASSES):

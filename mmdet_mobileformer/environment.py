@@ -2,10 +2,14 @@
 
 from importlib import import_module
 
-_MMCV_REMEDY = (
-    'compile it against the installed torch: `MMCV_WITH_OPS=1 pip install --no-build-isolation '
-    '--no-cache-dir --force-reinstall --no-deps onedl-mmcv==2.3.6` (official family: `mmcv==2.1.0`)'
-)
+_REMEDIES = {
+    # The compiled operators, which mmcv-lite and a plain `pip install mmcv` lack.
+    'mmcv._ext': 'compile mmcv against the installed torch: `MMCV_WITH_OPS=1 pip install '
+    '--no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv==2.3.6` (official '
+    'family: `mmcv==2.1.0`)',
+    'mmdet': 'install `onedl-mmdetection==3.5.1`, or `mmdet==3.3.0` where the official mmcv is '
+    'installed',
+}
 
 
 def require_mmdet() -> None:
@@ -14,23 +18,10 @@ def require_mmdet() -> None:
     Raises:
         ImportError: If one of them is missing; one sentence says which, and what to install.
     """
-    try:
-        import_module('mmcv')
-    except ImportError as error:
-        raise ImportError(
-            f'mmdet_mobileformer needs mmcv, which cannot be imported ({error}); {_MMCV_REMEDY}.'
-        ) from None
-    try:
-        import_module('mmcv._ext')
-    except ImportError as error:
-        raise ImportError(
-            'mmdet_mobileformer needs the compiled operators of mmcv, and the installed mmcv has '
-            f'none that load ({error}); {_MMCV_REMEDY}.'
-        ) from None
-    try:
-        import_module('mmdet')
-    except (ImportError, AssertionError) as error:  # mmdet asserts the versions of the others
-        raise ImportError(
-            f'mmdet_mobileformer needs MMDetection 3, which cannot be imported ({error}); install '
-            '`onedl-mmdetection==3.5.1`, or `mmdet==3.3.0` where the official mmcv is installed.'
-        ) from None
+    for name, remedy in _REMEDIES.items():
+        try:
+            import_module(name)
+        except (ImportError, AssertionError) as error:  # mmdet asserts the versions of the others
+            raise ImportError(
+                f'mmdet_mobileformer needs {name}, which cannot be imported ({error}); {remedy}.'
+            ) from None

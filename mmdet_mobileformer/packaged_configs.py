@@ -27,10 +27,9 @@ def config_file(name: str) -> str:
     """
     path = CONFIGS / name.removeprefix(PREFIX)
     if not path.is_file():
-        there = ', '.join(sorted(config.name for config in CONFIGS.glob('*.py')))
         raise FileNotFoundError(
-            f'mmdet_mobileformer has no config {name.removeprefix(PREFIX)!r}; it has {there}, and '
-            f'those in the folders of {CONFIGS}'
+            f'mmdet_mobileformer has no config {name.removeprefix(PREFIX)!r}; it has those of '
+            f'{CONFIGS}'
         )
     return str(path)
 

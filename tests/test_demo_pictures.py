@@ -8,14 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from coco_folder import CLASSES, write_coco_folder
 from mmengine.config import Config
 from run_tool import run_tool
 
-from mmdet_mobileformer.analysis.pictures import draw_curves, read_scalars, set_classes_of_data
-from mmdet_mobileformer.config_tree import data_sources
+from mmdet_mobileformer.analysis.pictures import draw_curves, read_scalars
 from mmdet_mobileformer.datasets import ShapesSpec, write_shapes_dataset
-from mmdet_mobileformer.launch.data_flags import set_data_root
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/retinanet_mf26m_shapes.py'
@@ -47,18 +44,18 @@ def run_folder(tmp_path):
         for img_id, score in ((1, 0.9), (2, 0.1), (3, 0.1))
     ]
     (tmp_path / 'predictions.pkl').write_bytes(pickle.dumps(predictions))
+    Config.fromfile(CONFIG).dump(tmp_path / 'work/mine.py')
+    torch.save(dict(state_dict={}), tmp_path / 'work/best_epoch_2.pth')
     return tmp_path
 
 
-def arguments_for(folder, *more):
-    return (
-        *(CONFIG, folder / 'predictions.pkl', '--data-root', folder / 'shapes'),
-        *('--work-dir', folder / 'work', *more),
-    )
+def draw(folder, *more):
+    where = (folder / 'work', folder / 'predictions.pkl', '--data-root', folder / 'shapes')
+    assert run_tool('demo_pictures', *where, *more) == 0
 
 
 def test_predictions_stand_on_the_right_when_they_are_sure(run_folder):
-    assert run_tool('demo_pictures', *arguments_for(run_folder, '--num-images', 3)) == 0
+    draw(run_folder, '--num-images', 3)
     sheet = cv2.imread(str(run_folder / 'work/pictures/predictions.png')).astype(int)
     for i in range(3):
         image = cv2.imread(str(run_folder / f'shapes/val2017/{i + 1:012d}.jpg')).astype(int)
@@ -67,15 +64,6 @@ def test_predictions_stand_on_the_right_when_they_are_sure(run_folder):
         changed = np.abs(pair[:, WIDTH:] - image).max(2) > 60
         assert changed[10:50, 18:62].any() == (i == 0)
         assert not changed[:, 75:].any()
-
-
-def test_a_work_directory_stands_for_its_config(run_folder):
-    cfg = Config.fromfile(CONFIG)
-    set_data_root(cfg, str(run_folder / 'shapes'))
-    cfg.dump(run_folder / 'work/mine.py')
-    torch.save(dict(state_dict={}), run_folder / 'work/best_epoch_2.pth')
-    assert run_tool('demo_pictures', run_folder / 'work', run_folder / 'predictions.pkl') == 0
-    assert cv2.imread(str(run_folder / 'work/pictures/predictions.png')) is not None
 
 
 def curves(work_dir):
@@ -87,7 +75,7 @@ def curves(work_dir):
 
 
 def test_curves_show_the_training(run_folder):
-    assert run_tool('demo_pictures', *arguments_for(run_folder)) == 0
+    draw(run_folder)
     losses, precisions = curves(run_folder / 'work')
     assert losses['loss'] == [[10, 2.0], [20, 1.0]]
     assert precisions == {
@@ -114,27 +102,3 @@ def test_curves_show_a_resumed_training_whole(run_folder):
     add_log(run_folder, 4, [dict(loss=3.0, epoch=1, step=10)])  # another training
     losses, precisions = curves(run_folder / 'work')
     assert losses['loss'] == [[10, 3.0]] and not precisions
-
-
-def test_own_data_is_labelled_with_its_classes(tmp_path):
-    """A config made for COCO, and data of other classes."""
-    cfg = Config.fromfile(ROOT / 'configs/retinanet_mf52m_small.py')
-    set_data_root(cfg, str(write_coco_folder(tmp_path / 'coco')))
-    set_classes_of_data(cfg)
-    assert next(data_sources(cfg, 'test')).classes == CLASSES
-
-
-def test_what_is_missing_is_named(run_folder, capsys):
-    def refusal(*arguments):
-        assert run_tool('demo_pictures', *arguments) == 2
-        return capsys.readouterr().err.strip().splitlines()[-1]
-
-    good = arguments_for(run_folder)
-    assert 'no.pkl do not exist' in refusal(CONFIG, 'no.pkl', *good[2:])
-    assert 'holds no log of a training run' in refusal(*good[:4], '--work-dir', run_folder)
-    assert '--num-images 0 must be at least 1' in refusal(*good, '--num-images', 0)
-    (run_folder / 'predictions.pkl').write_bytes(pickle.dumps([]))
-    assert 'holds no predictions' in refusal(*good)
-    wrong = [dict(img_id=77, pred_instances={})]
-    (run_folder / 'predictions.pkl').write_bytes(pickle.dumps(wrong))
-    assert 'an image with id 77, which is not in' in refusal(*good)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from mmdet.models.detectors.base import BaseDetector
@@ -51,40 +50,35 @@ def recorded_attention(network: nn.Module) -> Iterator[list[BlockAttention]]:
         A list that a forward pass fills, a block an entry, in the order of their work.
     """
     records: list[BlockAttention] = []
-    sizes: dict[nn.Module, torch.Size] = {}
+    softmax: dict[nn.Module, Tensor] = {}  # of a bridge, as its softmax gave it
+
+    def keep_softmax(bridge: nn.Module) -> Callable:
+        return lambda _module, _args, output: softmax.update({bridge: output})
+
+    def keep_reads(name: str) -> Callable:
+        def hook(bridge: nn.Module, _args: tuple, output: tuple[Tensor, Tensor]) -> None:
+            reads = softmax.pop(bridge).unflatten(-1, output[1].shape[-2:])
+            records.append(BlockAttention(name, _first(reads)))
+
+        return hook
+
+    def keep_takes(bridge: nn.Module, _args: tuple, features: Tensor) -> None:
+        records[-1].takes = _first(softmax.pop(bridge).unflatten(-1, features.shape[-2:]))
+
+    def keep_assignment(_act: nn.Module, args: tuple) -> None:
+        if args[2] is not None:
+            records[-1].assignment = _first(args[2])
+
     handles = []
-
-    def keep_size(bridge: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        features = args[0] if args else kwargs['features']
-        sizes[bridge] = features.shape[-2:]
-
-    def keep_reads(name: str, bridge: nn.Module) -> Callable:
-        def hook(_module: nn.Module, _args: tuple, output: Tensor) -> None:
-            records.append(BlockAttention(name, _first(output).unflatten(-1, sizes[bridge])))
-
-        return hook
-
-    def keep_takes(bridge: nn.Module) -> Callable:
-        def hook(_module: nn.Module, _args: tuple, output: Tensor) -> None:
-            records[-1].takes = _first(output).unflatten(-1, sizes[bridge])
-
-        return hook
-
-    def keep_assignment(_act: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        assignment = args[2] if len(args) > 2 else kwargs.get('assignment')
-        if assignment is not None and records:
-            records[-1].assignment = _first(assignment)
-
     for name, module in network.named_modules():
         if isinstance(module, MobileToFormer | FormerToMobile):
-            handles.append(module.register_forward_pre_hook(keep_size, with_kwargs=True))
+            handles.append(module.attention.register_forward_hook(keep_softmax(module)))
         if isinstance(module, MobileToFormer):
-            hook = keep_reads(name.rpartition('.')[0], module)
-            handles.append(module.attention.register_forward_hook(hook))
+            handles.append(module.register_forward_hook(keep_reads(name.rpartition('.')[0])))
         elif isinstance(module, FormerToMobile):
-            handles.append(module.attention.register_forward_hook(keep_takes(module)))
+            handles.append(module.register_forward_hook(keep_takes))
         elif isinstance(module, DynamicReLU):
-            handles.append(module.register_forward_pre_hook(keep_assignment, with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(keep_assignment))
     try:
         yield records
     finally:
@@ -106,14 +100,14 @@ class QueryPath:
         queries: Index of the query in every block. Where the decoder replaces its queries on the
             way (proposals), earlier blocks have the one whose box overlaps the detection's most.
         boxes: The query's box after every block (blocks, 4), as (x1, y1, x2, y2) in [0, 1].
-        is_own: For every block, whether the query is the one that made the detection.
+        first_own: Index of the first block whose query is the one that made the detection.
     """
 
     label: int
     score: float
     queries: list[int]
     boxes: Tensor
-    is_own: list[bool]
+    first_own: int
 
 
 def query_paths(
@@ -133,7 +127,9 @@ def query_paths(
     else:
         scores = logits[-1].softmax(-1)[:, :-1]
     scores, labels = scores.max(dim=-1)
-    first_own = _first_block_of_last_queries(detector.decoder)
+    decoder = detector.decoder
+    last_change = max(i for i, maps in enumerate(decoder.proposal_maps) if maps or i == 0)
+    first_own = sum(len(blocks) for blocks in decoder.scales[:last_change])
     paths = []
     for query in scores.topk(min(count, len(scores))).indices.tolist():
         queries = [query] * len(boxes)
@@ -146,17 +142,7 @@ def query_paths(
                 float(scores[query]),
                 queries,
                 torch.stack([block[index] for block, index in zip(boxes, queries, strict=True)]),
-                [block >= first_own for block in range(len(boxes))],
+                first_own,
             )
         )
     return paths
-
-
-def _first_block_of_last_queries(decoder: nn.Module) -> int:
-    """Index of the first block, over all scales, whose queries are those of the last block."""
-    first = done = 0
-    maps = getattr(decoder, 'proposal_maps', [0] * len(decoder.scales))
-    for blocks, proposes in zip(decoder.scales, maps, strict=True):
-        first = done if proposes else first
-        done += len(blocks)
-    return first

@@ -1,7 +1,6 @@
 """Parameters and multiply-accumulates (MACs) of a detector, part by part."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -23,48 +22,24 @@ class Cost:
 
 
 def count_cost(detector: BaseDetector, height: int, width: int) -> dict[str, Cost]:
-    """Count parameters and MACs of a detector for one image.
-
-    MACs are those of convolutions and of matrix products, the products inside attention included,
-    as torch's FlopCounterMode counts them (two FLOPs are one MAC). Norms and activations count
-    nothing, nor do operators that mmcv brings along (deformable convolution, RoIAlign).
+    """Count parameters and MACs of a detector for one image, as :func:`count_macs` does.
 
     Args:
-        detector: The detector. Its mode and its parameters' ``requires_grad`` come back as they
-            were. On the device 'meta' only shapes are computed, which is quick, but does not work
-            where the amount of work depends on values, as in detectors of two stages.
+        detector: The detector. On the device 'meta' only shapes are computed, which is quick, but
+            does not work where the amount of work depends on values, as in detectors of two stages.
         height: Height of the padded image in pixels.
         width: Its width.
 
     Returns:
         Cost of 'backbone', 'neck', 'head' (everything else) and 'total'; of a missing part it is 0.
     """
-    device = next(detector.parameters()).device
-    image = torch.zeros(1, 3, height, width, device=device)
-    size = (height, width)
-    sample = DetDataSample(
-        metainfo=dict(
-            img_shape=size,
-            ori_shape=size,
-            pad_shape=size,
-            batch_input_shape=size,
-            scale_factor=(1.0, 1.0),
-        )
-    )
-    with _counting(detector) as counter:
-        detector(image, [sample], mode='tensor')
-    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    root = type(detector).__name__
+    image = torch.zeros(1, 3, height, width, device=next(detector.parameters()).device)
+    macs = count_macs(detector, image, samples_of(image), mode='tensor')
     costs = {
-        part: Cost(
-            sum(p.numel() for p in getattr(detector, part).parameters())
-            if hasattr(detector, part)
-            else 0,
-            flops.get(f'{root}.{part}', 0) // 2,
-        )
+        part: Cost(_num_params(getattr(detector, part, nn.Identity())), macs.get(part, 0))
         for part in PARTS
     }
-    total = Cost(sum(p.numel() for p in detector.parameters()), flops.get('Global', 0) // 2)
+    total = Cost(_num_params(detector), macs[''])
     costs['head'] = Cost(
         total.params - sum(cost.params for cost in costs.values()),
         total.macs - sum(cost.macs for cost in costs.values()),
@@ -72,31 +47,40 @@ def count_cost(detector: BaseDetector, height: int, width: int) -> dict[str, Cos
     return {**costs, 'total': total}
 
 
-def count_macs(model: nn.Module, images: Tensor) -> int:
-    """MACs of one forward pass of any model, counted as by :func:`count_cost`."""
-    with _counting(model) as counter:
-        model(images)
-    return counter.get_total_flops() // 2
+def count_macs(model: nn.Module, *inputs: object, **settings: object) -> dict[str, int]:
+    """Count the MACs of a forward pass in eval mode.
 
-
-@contextmanager
-def _counting(model: nn.Module) -> Iterator[FlopCounterMode]:
-    """Run a model so that FlopCounterMode sees every product, and restore it afterwards.
+    MACs are those of convolutions and of matrix products, the products inside attention included,
+    as torch's FlopCounterMode counts them (two FLOPs are one MAC). Norms and activations count
+    nothing, nor do operators that mmcv brings along (deformable convolution, RoIAlign).
 
     The counter knows neither the CPU's fused attention nor the fast path of nn.MultiheadAttention,
     and stumbles over views of parameters that want a gradient.
+
+    Returns:
+        MACs by the names of the modules; the whole model's is ''.
     """
-    training = model.training
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model = copy.deepcopy(model).eval().requires_grad_(False)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    model.eval().requires_grad_(False)
-    counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            yield counter
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
+            model(*inputs, **settings)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-        model.train(training)
+    counts = {
+        name.partition('.')[2]: sum(by_operator.values()) // 2
+        for name, by_operator in flops.get_flop_counts().items()
+    }
+    return {**counts, '': flops.get_total_flops() // 2}
+
+
+def samples_of(images: Tensor) -> list[DetDataSample]:
+    """What mmdet's detectors take along with images (N, 3, H, W) that fill their batch."""
+    size = tuple(images.shape[-2:])
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
+    return [DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in images]
+
+
+def _num_params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,41 +1,19 @@
 """Pictures of a training: predictions beside ground truth, curves of loss and AP."""
 
 import json
-import os
 from pathlib import Path
 
-import cv2
+import mmcv
 import numpy as np
 from matplotlib.figure import Figure
 from mmdet.registry import DATASETS, VISUALIZERS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.fileio import load
 from mmengine.structures import InstanceData
 
-from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.launch.data_flags import annotated_classes, read_categories, set_classes
 
 COLUMNS = 2  # pairs of pictures side by side
-
-
-def load_predictions(path: str) -> list[dict]:
-    """Read what ``tools/test.py --out`` wrote: one dict an image.
-
-    Raises:
-        UserError: If the file does not exist or holds something else.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f'the predictions {path} do not exist; write them by tools/test.py --out.')
-    predictions = load(path)
-    if not (
-        isinstance(predictions, list)
-        and predictions
-        and all(isinstance(p, dict) and {'img_id', 'pred_instances'} <= set(p) for p in predictions)
-    ):
-        raise UserError(f'{path} holds no predictions; write them by tools/test.py --out.')
-    return predictions
 
 
 def draw_predictions(
@@ -51,9 +29,6 @@ def draw_predictions(
 
     Returns:
         One picture (H, W, 3), uint8, RGB.
-
-    Raises:
-        UserError: If the predictions are for other images than those of the data set.
     """
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, pipeline=[]))
     indices = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
@@ -62,61 +37,30 @@ def draw_predictions(
     chosen = np.linspace(0, len(predictions) - 1, min(num_images, len(predictions))).astype(int)
     pairs = []
     for prediction in (predictions[i] for i in chosen):
-        if prediction['img_id'] not in indices:
-            raise UserError(
-                f'the predictions are for an image with id {prediction["img_id"]}, which is not in '
-                f'the data of {cfg.filename}; test with the same config and --data-root.'
-            )
         info = dataset.get_data_info(indices[prediction['img_id']])
-        image = cv2.imread(info['img_path'])
-        if image is None:
-            raise UserError(f'the image {info["img_path"]} cannot be read.')
+        image = mmcv.imread(info['img_path'], channel_order='rgb')
         found = InstanceData(**prediction['pred_instances'])
-        sample = DetDataSample(
-            gt_instances=_ground_truth(info),
-            # the surest last, so that no second guess hides it
-            pred_instances=found[found.scores.argsort()],
+        objects = [instance for instance in info['instances'] if not instance['ignore_flag']]
+        truth = InstanceData(
+            bboxes=np.array([instance['bbox'] for instance in objects], np.float32).reshape(-1, 4),
+            labels=np.array([instance['bbox_label'] for instance in objects], np.int64),
         )
-        visualizer.add_datasample(
-            'pair', image[..., ::-1].copy(), sample, pred_score_thr=score_thr, show=False
-        )
+        # The surest prediction is drawn last, so that no second guess hides it.
+        sample = DetDataSample(gt_instances=truth, pred_instances=found[found.scores.argsort()])
+        visualizer.add_datasample('pair', image, sample, pred_score_thr=score_thr, show=False)
         pairs.append(visualizer.get_image())
     return _sheet(pairs)
 
 
-def _ground_truth(info: dict) -> InstanceData:
-    objects = [instance for instance in info['instances'] if not instance['ignore_flag']]
-    return InstanceData(
-        bboxes=np.array([instance['bbox'] for instance in objects], np.float32).reshape(-1, 4),
-        labels=np.array([instance['bbox_label'] for instance in objects], np.int64),
-    )
-
-
 def _sheet(pictures: list[np.ndarray], gap: int = 6) -> np.ndarray:
     """Lay pictures out in ``COLUMNS`` columns on white."""
-    height = max(picture.shape[0] for picture in pictures) + gap
-    width = max(picture.shape[1] for picture in pictures) + gap
+    height, width = (max(picture.shape[axis] for picture in pictures) + gap for axis in (0, 1))
     rows = -(-len(pictures) // COLUMNS)
-    sheet = np.full((rows * height, min(COLUMNS, len(pictures)) * width, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        top, left = i // COLUMNS * height, i % COLUMNS * width
-        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    return sheet
-
-
-def set_classes_of_data(cfg: Config) -> None:
-    """Give the data sets the classes that the test data has, unless the config's are among those.
-
-    So a config made for COCO labels the pictures of other data with that data's classes, as
-    ``--classes auto`` did in training.
-
-    Raises:
-        UserError: If the annotation file cannot be read.
-    """
-    for source in data_sources(cfg, 'test'):
-        names = {category['name'] for category in read_categories(source.ann_file)[0]}
-        if not set(source.classes) <= names:
-            set_classes(cfg, annotated_classes(cfg))
+    cells = np.full((rows, height, COLUMNS, width, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, COLUMNS)
+        cells[row, : picture.shape[0], column, : picture.shape[1]] = picture
+    return cells.reshape(rows * height, COLUMNS * width, 3)
 
 
 def read_scalars(work_dir: str) -> list[dict]:
@@ -141,10 +85,7 @@ def read_scalars(work_dir: str) -> list[dict]:
         training = [entry for entry in training if entry['step'] < steps[0]['step']] + steps
         evaluations.update({entry['step']: entry for entry in entries if 'loss' not in entry})
     if not training:
-        raise UserError(
-            f'{work_dir} holds no log of a training run (*/vis_data/scalars.json); '
-            'name the folder of the training by --work-dir.'
-        )
+        raise UserError(f'{work_dir} holds no log of a training run (*/vis_data/scalars.json).')
     return [*training, *evaluations.values()]
 
 

@@ -1,24 +1,22 @@
 """The models of the benchmark by name: ours, their variants, and peers from mmdet's registry."""
 
 import types
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from mmdet_mobileformer.analysis.complexity import samples_of
 from mmdet_mobileformer.engine.acceleration import fuse_detector
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models import ARCHS, DynamicReLU, MobileFormer
 from mmdet_mobileformer.models.convolution import ConvNorm
 from mmdet_mobileformer.models.dynamic_relu import two_slopes
 from mmdet_mobileformer.models.padding import hide_padding
-
-CONFIGS = Path(__file__).parents[2] / 'configs'
+from mmdet_mobileformer.packaged_configs import config_file
 
 PEERS = {
     'resnet50': dict(type='ResNet', depth=50, out_indices=(1, 2, 3)),
@@ -27,7 +25,17 @@ PEERS = {
         type='PyramidVisionTransformerV2', embed_dims=32, num_layers=[2, 2, 2, 2], init_cfg=None
     ),
 }
+BACKBONES = PEERS | {
+    f'mf-{arch}': dict(type='MobileFormer', arch=arch, out_indices=(2, 3, 4)) for arch in ARCHS
+}
 E2E_ARCHS = ('508m', '294m', '214m', '151m')
+DETECTORS = {
+    **{f'retinanet-mf-{arch}': f'retinanet_mf{arch}_coco.py' for arch in ARCHS},
+    **{f'e2e-mf-{arch}': f'e2e_mf{arch}_coco.py' for arch in E2E_ARCHS},
+    **{f'anchored-mf-{arch}': f'e2e_mf{arch}_anchored_coco.py' for arch in E2E_ARCHS},
+    'retinanet-r50': 'retinanet_mf294m_coco.py',
+    'detr-r50': 'ablation/detr_r50.py',
+}
 VARIANTS = ('fused', 'released', 'spatial', 'cp')
 
 
@@ -35,30 +43,24 @@ def build_model(name: str) -> nn.Module:
     """Build a model with random weights.
 
     Args:
-        name: 'mf-<arch>' (backbone alone), 'retinanet-mf-<arch>', 'e2e-mf-<arch>',
-            'anchored-mf-<arch>', 'resnet50', 'mobilenetv2', 'pvtv2-b0', 'retinanet-r50',
-            'detr-r50', or the path of a config, followed by any of '+fused' (norms folded into
-            convolutions, for inference), '+released' (the released code's form), '+spatial' and
-            '+cp' (the backbone's settings).
+        name: A key of ``BACKBONES`` or ``DETECTORS``, or the path of a config, followed by any of
+            '+fused' (norms folded into convolutions, for inference), '+released' (the released
+            code's form), '+spatial' and '+cp' (the backbone's settings).
 
     Raises:
         UserError: If there is no such model or variant.
     """
-    base, variants = name, []
-    while '+' in base and not Path(base).is_file():  # a config's path may hold the sign, too
-        base, _, variant = base.rpartition('+')
-        variants.append(variant)
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise UserError(f'unknown variant +{variant} of {name}; choose from {VARIANTS}.')
+    base, *variants = name.split('+')
     cfg = _model_cfg(base)
     backbone = cfg.get('backbone', cfg)
-    if backbone['type'] == 'MobileFormer':
+    is_ours = backbone['type'] == 'MobileFormer'
+    legal = VARIANTS if is_ours else VARIANTS[:1]
+    if unknown := set(variants).difference(legal):
+        raise UserError(f'{name}: {base} has no variant {", ".join(unknown)}; choose from {legal}.')
+    if is_ours:
         if 'spatial' in variants:
             backbone['dynamic_relu'] = 'spatial'
         backbone['with_cp'] = 'cp' in variants
-    elif set(variants) - {'fused'}:
-        raise UserError(f'{name}: only Mobile-Former has the variants +released, +spatial and +cp.')
     torch.manual_seed(0)
     model = MODELS.build(cfg)
     if 'released' in variants:
@@ -110,12 +112,9 @@ class TensorPath(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the model; every image fills the batch."""
-        if not self.is_detector:
-            return tuple(self.model(images))
-        size = tuple(images.shape[-2:])
-        meta = dict(img_shape=size, batch_input_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
-        samples = [DetDataSample(metainfo=meta) for _ in range(images.shape[0])]
-        return tuple(_tensors(self.model(images, samples, mode='tensor')))
+        if self.is_detector:
+            return tuple(_tensors(self.model(images, samples_of(images), mode='tensor')))
+        return tuple(self.model(images))
 
 
 def _tensors(outputs: Any) -> list[Tensor]:  # noqa: ANN401 (whatever nesting a detector returns)
@@ -127,24 +126,12 @@ def _tensors(outputs: Any) -> list[Tensor]:  # noqa: ANN401 (whatever nesting a 
 
 
 def _model_cfg(base: str) -> dict[str, Any]:
-    if base in PEERS:
-        return dict(PEERS[base])
-    if base.startswith('mf-') and base[3:] in ARCHS:
-        return dict(type='MobileFormer', arch=base[3:], out_indices=(2, 3, 4))
-    known = {
-        **{f'retinanet-mf-{arch}': f'retinanet_mf{arch}_coco.py' for arch in ARCHS},
-        **{f'e2e-mf-{arch}': f'e2e_mf{arch}_coco.py' for arch in E2E_ARCHS},
-        **{f'anchored-mf-{arch}': f'e2e_mf{arch}_anchored_coco.py' for arch in E2E_ARCHS},
-        'retinanet-r50': 'retinanet_mf294m_coco.py',
-        'detr-r50': 'ablation/detr_r50.py',
-    }
-    path = CONFIGS / known[base] if base in known else Path(base)
-    if not path.is_file():
-        raise UserError(
-            f'{base} is no model of the benchmark and no config file; choose from '
-            f'{[*(f"mf-{arch}" for arch in ARCHS), *PEERS, *known]}.'
-        )
-    cfg = Config.fromfile(str(path)).model
+    if base in BACKBONES:
+        return dict(BACKBONES[base])
+    if base not in DETECTORS and not base.endswith('.py'):
+        names = [*BACKBONES, *DETECTORS]
+        raise UserError(f'{base} is no model of the benchmark and no config; choose from {names}.')
+    cfg = Config.fromfile(config_file(DETECTORS[base]) if base in DETECTORS else base).model
     if base == 'retinanet-r50':
         cfg.backbone = dict(PEERS['resnet50'])
         cfg.neck.in_channels = [512, 1024, 2048]

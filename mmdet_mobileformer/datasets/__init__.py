@@ -3,14 +3,7 @@
 Ground floor: of this package it may import `errors` and `version` alone.
 """
 
-from .shapes import CLASSES, Instance, render_scene
-from .shapes_coco import ShapesSpec, to_coco_annotation, write_shapes_dataset
+from .shapes import CLASSES, render_scene
+from .shapes_coco import ShapesSpec, write_shapes_dataset
 
-__all__ = [
-    'CLASSES',
-    'Instance',
-    'ShapesSpec',
-    'render_scene',
-    'to_coco_annotation',
-    'write_shapes_dataset',
-]
+__all__ = ['CLASSES', 'ShapesSpec', 'render_scene', 'write_shapes_dataset']

@@ -8,6 +8,7 @@ blur and noise are integers as well.
 
 import colorsys
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +19,13 @@ CLASSES = ('circle', 'ring', 'square', 'triangle', 'star')
 SUBPIXELS = 16  # an outline's coordinates are whole sixteenths of a pixel
 RING_HOLE = 0.5  # radius of a ring's hole, relative to its outer radius
 STAR_NOTCH = 0.42  # radius of a star's inner corners, relative to its points
+AREAS = dict(  # of the shapes whose circumscribed circle has radius 1
+    circle=math.pi,
+    ring=math.pi * (1 - RING_HOLE**2),
+    square=2.0,
+    triangle=3 * math.sin(math.radians(120)) / 2,
+    star=5 * STAR_NOTCH * math.sin(math.radians(36)),
+)
 HUES = dict(circle=0.00, ring=0.13, square=0.33, triangle=0.58, star=0.83)
 # How many of the shapes wear the hue of their class; the others have to be told by their outline.
 HUE_FIDELITY = 0.85
@@ -101,9 +109,6 @@ def rasterise(
 
     Returns:
         Left and top of the patch in pixels (negative beyond the border), and its mask (h, w).
-
-    Raises:
-        ValueError: If ``kind`` is no shape of this data set.
     """
     left, top, x, y = _grid(centre, radius)
     squared = (x - centre[0]) ** 2 + (y - centre[1]) ** 2
@@ -112,28 +117,13 @@ def rasterise(
         mask = squared < radius**2
     elif kind == 'ring':
         mask = (squared < radius**2) & (squared >= round(RING_HOLE * radius) ** 2)
-    elif kind in radii:
-        mask = _inside_polygon(_corners(centre, radii[kind], angle), x, y)
     else:
-        raise ValueError(f'unknown shape {kind!r}, choose from {", ".join(CLASSES)}')
+        mask = _inside_polygon(_corners(centre, radii[kind], angle), x, y)
     return left, top, mask
 
 
-def _radius_of_area(kind: str, side: float) -> int:
-    """Radius, in sixteenths of a pixel, that gives a shape the area of a square of this side."""
-    area_at_radius_1 = dict(
-        circle=math.pi,
-        ring=math.pi * (1 - RING_HOLE**2),
-        square=2.0,
-        triangle=3 * math.sin(math.radians(120)) / 2,
-        star=5 * STAR_NOTCH * math.sin(math.radians(36)),
-    )[kind]
-    return round(SUBPIXELS * side / math.sqrt(area_at_radius_1))
-
-
-def _paste(patch_at: tuple[int, int, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+def _paste(left: int, top: int, patch: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Cut a patch at the image's border: the mask (H, W) of the whole image."""
-    left, top, patch = patch_at
     width, height = size
     mask = np.zeros((height, width), bool)
     x1, y1 = max(left, 0), max(top, 0)
@@ -148,17 +138,14 @@ def _draw_shape(
     label: int,
     side: float,
     size: tuple[int, int],
-    around: tuple[int, int, int] | None = None,
+    spans: Sequence[tuple[int, int]],
 ) -> _Shape:
-    """One shape of a random place and rotation, or near ``around`` (x, y, reach in pixels)."""
-    if around is None:
-        span = [(0, size[0]), (0, size[1])]
-    else:
-        span = [(around[i] - around[2], around[i] + around[2] + 1) for i in range(2)]
-    centre = tuple(int(rng.integers(low * SUBPIXELS, high * SUBPIXELS)) for low, high in span)
+    """A shape of the area of a square of this side, its centre's x and y within spans of pixels."""
+    centre = tuple(int(rng.integers(low * SUBPIXELS, high * SUBPIXELS)) for low, high in spans)
     kind = CLASSES[label]
-    patch_at = rasterise(kind, centre, _radius_of_area(kind, side), int(rng.integers(360)))
-    return _Shape(label, _paste(patch_at, size), int(patch_at[2].sum()))
+    radius = round(SUBPIXELS * side / math.sqrt(AREAS[kind]))
+    *place, patch = rasterise(kind, centre, radius, int(rng.integers(360)))
+    return _Shape(label, _paste(*place, patch, size), int(patch.sum()))
 
 
 def _place_crowd(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shape]:
@@ -166,9 +153,10 @@ def _place_crowd(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shape
     unit = min(size) / REFERENCE_SIDE
     label = int(rng.integers(len(CLASSES)))
     reach = round(34 * unit)
-    around = (*(int(rng.integers(reach, side - reach)) for side in size), reach)
+    centre = [int(rng.integers(reach, side - reach)) for side in size]
+    spans = [(middle - reach, middle + reach + 1) for middle in centre]
     return [
-        _draw_shape(rng, label, int(rng.integers(12, 19)) * unit, size, around)
+        _draw_shape(rng, label, int(rng.integers(12, 19)) * unit, size, spans)
         for _ in range(int(rng.integers(10, 17)))
     ]
 
@@ -187,7 +175,7 @@ def _place_shapes(
         label = int(rng.integers(len(CLASSES)))
         for _ in range(PLACEMENT_TRIES):
             side = int(rng.integers(low, high + 1)) * unit
-            shape = _draw_shape(rng, label, side, size)
+            shape = _draw_shape(rng, label, side, size, [(0, length) for length in size])
             candidates = [mask & ~shape.mask for mask in masks] + [shape.mask]
             areas = [other.full_area for other in (*shapes, shape)]
             visible = zip(candidates, areas, strict=True)
@@ -199,21 +187,14 @@ def _place_shapes(
     return shapes, masks
 
 
-def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
-    return np.array([round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, saturation, value)][::-1])
-
-
-def _shape_colour(rng: np.random.Generator, label: int) -> np.ndarray:
-    hue = HUES[CLASSES[label]] + rng.uniform(-0.04, 0.04)
+def _paint(rng: np.random.Generator, image: np.ndarray, shape: _Shape) -> None:
+    """Fill a shape with one colour, half of the time with stripes of a darker one."""
+    hue = HUES[CLASSES[shape.label]] + rng.uniform(-0.04, 0.04)
     if rng.random() >= HUE_FIDELITY:
         hue = rng.random()
-    return _colour(hue, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
-
-
-def _paint(
-    rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, colour: np.ndarray
-) -> None:
-    """Fill a mask with one colour, half of the time with stripes of a darker one."""
+    rgb = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
+    colour = np.array([round(255 * channel) for channel in rgb[::-1]])
+    mask = shape.mask
     height, width = mask.shape
     image[mask] = colour
     if rng.random() < 0.5:
@@ -236,7 +217,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
         corners = [start, start + along, start + along + across, start + across]
         left, top, x, y = _grid(start, 64 * SUBPIXELS)
         stroke = _inside_polygon([(int(cx), int(cy)) for cx, cy in corners], x, y)
-        image[_paste((left, top, stroke), size)] = rng.integers(30, 226, 3)
+        image[_paste(left, top, stroke, size)] = rng.integers(30, 226, 3)
     return image
 
 
@@ -277,7 +258,7 @@ def render_scene(
     if kind_of_scene < CROWD_SHARE:
         members = _place_crowd(rng, size)
         for member in members:
-            _paint(rng, image, member.mask, _shape_colour(rng, member.label))
+            _paint(rng, image, member)
         crowd = np.any([member.mask for member in members], axis=0)
         rows, columns = np.flatnonzero(crowd.any(1)), np.flatnonzero(crowd.any(0))
         taken[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
@@ -286,7 +267,7 @@ def render_scene(
     if kind_of_scene < 1 - EMPTY_SHARE:
         shapes, masks = _place_shapes(rng, size, taken)
         for shape, mask in zip(shapes, masks, strict=True):
-            _paint(rng, image, shape.mask, _shape_colour(rng, shape.label))
+            _paint(rng, image, shape)
             instances.append(Instance(shape.label, mask))
 
     amplitude = int(rng.integers(2, 13))

@@ -2,22 +2,19 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from mmengine.utils import ProgressBar
 from pycocotools import mask as mask_utils
+from rich.console import Console
+from rich.progress import track
 
 from .shapes import CLASSES, Instance, render_scene
 
 SPLITS = ('train', 'val')
-MIN_SIDE = 64
-MAX_SIDE = 4096
-PROGRESS_STEP = 25  # images
 # A set is known by this and its parameters; raise it when the drawn scenes change.
 DESCRIPTION = 'mmdet_mobileformer shapes'
 VERSION = '1'
@@ -25,11 +22,7 @@ VERSION = '1'
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What a shapes data set is made of.
-
-    Raises:
-        ValueError: If a number is out of its range.
-    """
+    """What a shapes data set is made of."""
 
     num_train: int = 400  # images for training
     num_val: int = 100  # images for validation
@@ -37,77 +30,53 @@ class ShapesSpec:
     height: int = 240  # pixels
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        for name in ('num_train', 'num_val'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name}={getattr(self, name)}: a split needs at least 1 image')
-        for name in ('width', 'height'):
-            if not MIN_SIDE <= getattr(self, name) <= MAX_SIDE:
-                raise ValueError(
-                    f'{name}={getattr(self, name)}: an image is {MIN_SIDE} to '
-                    f'{MAX_SIDE} pixels on a side'
-                )
-        if self.seed < 0:
-            raise ValueError(f'seed={self.seed}: a seed is 0 or more')
-
     def num_images(self, split: str) -> int:
         """Number of images of ``'train'`` or ``'val'``."""
         return dict(train=self.num_train, val=self.num_val)[split]
 
-
-def _image_folder(split: str) -> str:
-    return f'{split}2017'
-
-
-def _annotation_file(split: str) -> str:
-    return f'annotations/instances_{split}2017.json'
+    def info(self, split: str) -> dict[str, Any]:
+        """What an annotation file says of the set."""
+        return dict(description=DESCRIPTION, version=VERSION, split=split, parameters=asdict(self))
 
 
-def _file_name(index: int) -> str:
-    return f'{index + 1:012d}.jpg'
-
-
-def to_coco_annotation(instance: Instance) -> dict:
+def to_coco_annotation(instance: Instance) -> dict[str, Any]:
     """The part of a COCO annotation that follows from the visible mask.
 
-    The segmentation is run-length encoded, since no polygon is exact for a mask with holes: as a
-    string for an instance and, as in COCO, as a list of counts for a crowd. ``area`` counts the
-    mask's pixels, and ``bbox`` (x, y, width, height) is the tight box of its pixels.
+    The segmentation is run-length encoded, since no polygon is exact for a mask with holes.
+    ``area`` counts the mask's pixels, and ``bbox`` (x, y, width, height) is the tight box of them.
     """
     rle = mask_utils.encode(np.asfortranarray(instance.mask, np.uint8))
-    if instance.is_crowd:
-        # runs in column order, beginning with a run of zeros
-        pixels = instance.mask.flatten(order='F')
-        edges = np.flatnonzero(np.diff(pixels, prepend=False, append=pixels[-1]))
-        counts = np.diff([0, *edges, pixels.size]).tolist()
-    else:
-        counts = rle['counts'].decode('ascii')
     return dict(
         category_id=instance.label + 1,
         iscrowd=int(instance.is_crowd),
         area=int(mask_utils.area(rle)),
         bbox=mask_utils.toBbox(rle).tolist(),
-        segmentation=dict(size=list(instance.mask.shape), counts=counts),
+        segmentation=dict(rle, counts=rle['counts'].decode('ascii')),
     )
 
 
-def _write_split(folder: Path, spec: ShapesSpec, split: str) -> Iterator[None]:
-    """Write one split's images and annotation file; yields once an image."""
+def _annotation_file(root: Path, split: str) -> Path:
+    return root / f'annotations/instances_{split}2017.json'
+
+
+def _write_split(root: Path, spec: ShapesSpec, split: str) -> None:
+    """Write one split's images and annotation file."""
     images, annotations = [], []
-    (folder / _image_folder(split)).mkdir()
-    for index in range(spec.num_images(split)):
-        image, instances = render_scene(spec.seed, split, index, (spec.width, spec.height))
-        path = folder / _image_folder(split) / _file_name(index)
+    folder = root / f'{split}2017'
+    folder.mkdir()
+    numbers = range(1, spec.num_images(split) + 1)
+    for number in track(numbers, f'Rendering {folder.name}', console=Console(stderr=True)):
+        image, instances = render_scene(spec.seed, split, number - 1, (spec.width, spec.height))
+        path = folder / f'{number:012d}.jpg'
         if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95]):
             raise OSError(f'cannot write {path}: is the disk full?')
-        images.append(dict(id=index + 1, file_name=path.name, width=spec.width, height=spec.height))
+        images.append(dict(id=number, file_name=path.name, width=spec.width, height=spec.height))
         for instance in instances:
             annotations.append(
-                dict(id=len(annotations) + 1, image_id=index + 1, **to_coco_annotation(instance))
+                dict(id=len(annotations) + 1, image_id=number, **to_coco_annotation(instance))
             )
-        yield
     content = dict(
-        info=dict(description=DESCRIPTION, version=VERSION, split=split, parameters=asdict(spec)),
+        info=spec.info(split),
         licenses=[],
         images=images,
         annotations=annotations,
@@ -115,10 +84,10 @@ def _write_split(folder: Path, spec: ShapesSpec, split: str) -> Iterator[None]:
             dict(id=i + 1, name=name, supercategory='shape') for i, name in enumerate(CLASSES)
         ],
     )
-    (folder / _annotation_file(split)).write_text(json.dumps(content), encoding='utf-8')
+    _annotation_file(root, split).write_text(json.dumps(content), encoding='utf-8')
 
 
-def _is_complete(root: Path, spec: ShapesSpec) -> bool:
+def _is_there(root: Path, spec: ShapesSpec) -> bool:
     """Whether ``root`` already holds this very set.
 
     Raises:
@@ -126,26 +95,15 @@ def _is_complete(root: Path, spec: ShapesSpec) -> bool:
     """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    remedy = 'choose another folder, or delete this one first'
-    for split in SPLITS:
-        try:
-            info = json.loads((root / _annotation_file(split)).read_text(encoding='utf-8'))['info']
-        except (OSError, ValueError, KeyError, TypeError):
-            info = {}
-        if not isinstance(info, dict) or info.get('description') != DESCRIPTION:
-            raise FileExistsError(f'{root} exists and is no complete shapes data set; {remedy}')
-        if (info.get('version'), info.get('parameters')) != (VERSION, asdict(spec)):
-            raise FileExistsError(
-                f'{root} holds a shapes data set of other parameters (version '
-                f'{info.get("version")}, {info.get("parameters")}); {remedy}'
-            )
-        present = {path.name for path in (root / _image_folder(split)).glob('*.jpg')}
-        missing = {_file_name(i) for i in range(spec.num_images(split))} - present
-        if missing:
-            raise FileExistsError(
-                f'{root / _image_folder(split)} lacks {len(missing)} of its '
-                f'{spec.num_images(split)} images; {remedy}'
-            )
+    try:
+        found = [json.loads(_annotation_file(root, split).read_text())['info'] for split in SPLITS]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found != [spec.info(split) for split in SPLITS]:
+        raise FileExistsError(
+            f'{root} holds something else than the shapes of {spec}; choose another folder, or '
+            'delete this one first'
+        )
     return True
 
 
@@ -165,20 +123,14 @@ def write_shapes_dataset(root: str | Path, spec: ShapesSpec | None = None) -> bo
         FileExistsError: If ``root`` exists and holds something else.
     """
     root, spec = Path(root).absolute(), spec or ShapesSpec()
-    if _is_complete(root, spec):
+    if _is_there(root, spec):
         return False
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as scratch:
         folder = Path(scratch) / root.name  # made by mkdir, so with the user's own permissions
         (folder / 'annotations').mkdir(parents=True)
-        total = sum(map(spec.num_images, SPLITS))
-        progress = ProgressBar(total)
-        written = chain.from_iterable(_write_split(folder, spec, split) for split in SPLITS)
-        for done, _ in enumerate(written, start=1):
-            # in steps, so that a log file does not get one bar an image
-            if done % PROGRESS_STEP == 0 or done == total:
-                progress.update(done - progress.completed)
-        print()
+        for split in SPLITS:
+            _write_split(folder, spec, split)
         if root.exists():
             root.rmdir()  # empty, or this fails and leaves everything as it was
         folder.rename(root)

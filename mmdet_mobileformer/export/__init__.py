@@ -4,10 +4,9 @@ It may import `models` and what lies below. It needs onnx, onnxscript and onnxru
 else here does: import it where it is used.
 """
 
-from mmdet_mobileformer.export.check import Difference, compare
-from mmdet_mobileformer.export.detections import detection_graph
+from mmdet_mobileformer.export.check import compare
 from mmdet_mobileformer.export.onnx_file import INPUTS, describe, export_detector
-from mmdet_mobileformer.export.quantize import OPERATORS, quantize_file
+from mmdet_mobileformer.export.quantize import quantize_file
 from mmdet_mobileformer.export.runtime import (
     OnnxDetector,
     onnx_classes,
@@ -17,12 +16,9 @@ from mmdet_mobileformer.export.runtime import (
 
 __all__ = [
     'INPUTS',
-    'OPERATORS',
-    'Difference',
     'OnnxDetector',
     'compare',
     'describe',
-    'detection_graph',
     'export_detector',
     'onnx_classes',
     'open_session',

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
+import cv2
 import numpy as np
 import torch
 from mmdet.models.detectors.base import BaseDetector
@@ -55,28 +57,21 @@ def compare(
             also be missing on the other side.
         batches: (height, width) of the images of each batch; smaller ones are padded.
     """
-    import cv2
-
     difference = Difference()
     most = detector.bbox_head.test_cfg['max_per_img']
-    turn = 0
+    turn = cycle(pictures)
     for sizes in batches:
         inputs, samples = [], []
-        for height, width in sizes:
-            picture = pictures[turn % len(pictures)]
-            turn += 1
+        for (height, width), picture in zip(sizes, turn, strict=False):
             resized = cv2.resize(picture, (width, height))
             inputs.append(torch.from_numpy(resized).permute(2, 0, 1).contiguous())
-            original = picture.shape[:2]
-            samples.append(
-                DetDataSample(
-                    metainfo=dict(
-                        img_shape=(height, width),
-                        ori_shape=original,
-                        scale_factor=(width / original[1], height / original[0]),
-                    )
-                )
+            own_height, own_width = picture.shape[:2]
+            meta = dict(
+                img_shape=(height, width),
+                ori_shape=(own_height, own_width),
+                scale_factor=(width / own_width, height / own_height),
             )
+            samples.append(DetDataSample(metainfo=meta))
         data = dict(inputs=inputs, data_samples=samples)
         with torch.no_grad():
             wanted = [sample.pred_instances for sample in detector.test_step(data)]

@@ -49,21 +49,21 @@ def export_detector(
         torch.tensor([[299, 421], [289, 406]]),
         torch.tensor([[598, 842], [578, 812]]),
     )
-    batch, free = {0: torch.export.Dim.DYNAMIC}, torch.export.Dim.DYNAMIC
+    names = ({0: 'batch', 2: 'height', 3: 'width'}, {0: 'batch'}, {0: 'batch'})
+    free = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in names)
     with torch.no_grad(), _quiet():
-        program = torch.export.export(
-            graph, example, dynamic_shapes=({**batch, 2: free, 3: free}, batch, batch), strict=False
-        )
+        program = torch.export.export(graph, example, dynamic_shapes=free, strict=False)
         model = torch.onnx.export(
             program,
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
             opset_version=OPSET,
             custom_translation_table=onnx_translations(),
+            dynamic_shapes=names,
             dynamo=True,
             verbose=False,
         ).model_proto
-    _name_sizes(model)
+    del model.graph.value_info[:]  # ONNX Runtime infers its own shapes
     for node in model.graph.node:  # the exporter's call stacks, with paths of this machine
         node.ClearField('metadata_props')
         node.ClearField('doc_string')
@@ -138,32 +138,13 @@ def halve_weights(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def _name_sizes(model: onnx.ModelProto) -> None:
-    """Name the free sizes of the inputs, which the exporter numbers."""
-    names = {'image': {0: 'batch', 2: 'height', 3: 'width'}}
-    for value in model.graph.input:
-        for axis, name in names.get(value.name, {0: 'batch'}).items():
-            value.type.tensor_type.shape.dim[axis].dim_param = name
-    # Shapes of values inside the graph speak of the numbers; ONNX Runtime infers its own.
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        for axis, name in enumerate(('batch', 'detections')):
-            dim = value.type.tensor_type.shape.dim[axis]
-            if not dim.HasField('dim_value'):
-                dim.dim_param = name
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on packages and folding that are not needed off the screen."""
-    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript')]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Keep the exporter's remarks on packages, folding and names off the screen."""
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', FutureWarning)
+            warnings.simplefilter('ignore')
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)

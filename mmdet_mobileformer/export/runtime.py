@@ -39,12 +39,6 @@ class OnnxDetector(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self.session = open_session(file, num_threads)
-        self.metadata = self.session.get_modelmeta().custom_metadata_map
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, by label."""
-        return tuple(json.loads(self.metadata['classes']))
 
     def forward(
         self,
@@ -92,10 +86,10 @@ def open_session(file: str, num_threads: int = 0) -> onnxruntime.InferenceSessio
             f'{file} cannot be opened as an ONNX model ({reason}); write it by '
             'tools/export_onnx.py.'
         ) from None
-    if tuple(value.name for value in session.get_inputs()) != INPUTS:
+    inputs = tuple(value.name for value in session.get_inputs())
+    if inputs != INPUTS:
         raise UserError(
-            f'{file} has the inputs {[value.name for value in session.get_inputs()]} instead of '
-            f'{list(INPUTS)}; write it by tools/export_onnx.py.'
+            f'{file} has the inputs {inputs} instead of {INPUTS}; write it by tools/export_onnx.py.'
         )
     return session
 
@@ -110,18 +104,17 @@ def use_onnx_file(cfg: Config, file: str) -> None:
     refuse_padding(cfg)
     exported = onnx_classes(file)
     for source in data_sources(cfg, 'test'):
-        classes = source.classes
-        if len(classes) != len(exported):
+        names, own = (listing(classes, form=str) for classes in (exported, source.classes))
+        if len(source.classes) != len(exported):
             raise UserError(
-                f'{file} detects {len(exported)} classes ({listing(exported, form=str)}), but '
-                f'{source.path} of {cfg.filename} has {len(classes)} '
-                f'({listing(classes, form=str)}); name the config that it was exported '
-                'with, or use --classes auto.'
+                f'{file} detects {len(exported)} classes ({names}), but {source.path} of '
+                f'{cfg.filename} has {len(source.classes)} ({own}); name the config that it was '
+                'exported with, or use --classes auto.'
             )
-        if classes != exported:
+        if source.classes != exported:
             print_log(
-                f'{file} detects the classes {listing(exported, form=str)}, and the data has '
-                f'{listing(classes, form=str)}: their labels are taken for each other.',
+                f'{file} detects the classes {names}, and the data has {own}: their labels are '
+                'taken for each other.',
                 level=logging.WARNING,
             )
     cfg.model = dict(

@@ -51,17 +51,17 @@ def write_quantised(args: argparse.Namespace, source: str, detector: TrainedDete
     """Write the 8-bit form of an exported file, evaluate both, and print what it costs.
 
     Args:
-        args: ``int8`` says which operators, ``calibration_images`` how many images give the ranges.
+        args: ``calibration_images`` says how many images give the ranges.
         source: The exported file.
         detector: What it was made from.
     """
     path = f'{source.removesuffix(".onnx")}.int8.onnx'
     feeds = _calibration_feeds(detector.cfg, detector.model, args.calibration_images)
-    count = quantize_file(source, path, feeds, args.int8)
+    count = quantize_file(source, path, feeds)
     with tempfile.TemporaryDirectory() as folder:
         before, after = (_evaluate(detector.cfg, file, folder) for file in (source, path))
     sizes = [os.path.getsize(file) / 1e6 for file in (source, path)]
     print(
-        f'wrote {path}: {count} operators in 8 bits, {sizes[1]:.1f} MB instead of {sizes[0]:.1f}; '
-        f'AP {after:.3f} instead of {before:.3f}, a loss of {before - after:.3f}'
+        f'wrote {path}: {count} convolutions in 8 bits, {sizes[1]:.1f} MB instead of '
+        f'{sizes[0]:.1f}; AP {after:.3f} instead of {before:.3f}, a loss of {before - after:.3f}'
     )

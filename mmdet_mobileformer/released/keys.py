@@ -13,51 +13,40 @@ from mmdet_mobileformer.models.classifier import MobileFormerClassifier
 
 VARIANTS = tuple(ARCHS)
 
-# ImageNet top-1 accuracy in percent as the paper reports it; not measured here.
-PAPER_TOP1 = {
-    '26m': 64.0,
-    '52m': 68.7,
-    '96m': 72.8,
-    '151m': 75.2,
-    '214m': 76.7,
-    '294m': 77.9,
-    '508m': 79.3,
-}
+Names = tuple[tuple[str, str], ...]  # of modules of the released model (left) and ours (right)
 
-# Modules of the released model (left) and ours (right), in the order of its state dict.
-_BACKBONE = (('stem.0', 'stem.conv'), ('stem.1', 'stem.bn'))
+
+def _norm(official: str, ours: str) -> Names:
+    """Names of a convolution and its norm."""
+    return (f'{official}.0', f'{ours}.conv'), (f'{official}.1', f'{ours}.bn')
+
+
+def _act(official: str, ours: str) -> Names:
+    """Names of the two layers of a dynamic ReLU."""
+    return (f'{official}.hyper.0', f'{ours}.fc1'), (f'{official}.hyper.2', f'{ours}.fc2')
+
+
+# In the order of the released model's state dict.
 _MOBILE = {
     LITE: (
-        ('conv.0', 'depthwise.conv'),
-        ('conv.1', 'depthwise.bn'),
+        *_norm('conv', 'depthwise'),
         ('conv.4', 'pointwise.conv'),
         ('conv.5', 'pointwise.bn'),
     ),
     BOTTLENECK: (
-        ('conv1.0', 'mobile.expand.conv'),
-        ('conv1.1', 'mobile.expand.bn'),
-        ('hyper1.hyper.0', 'mobile.act1.fc1'),
-        ('hyper1.hyper.2', 'mobile.act1.fc2'),
-        ('conv2.0', 'mobile.depthwise.conv'),
-        ('conv2.1', 'mobile.depthwise.bn'),
-        ('hyper2.hyper.0', 'mobile.act2.fc1'),
-        ('hyper2.hyper.2', 'mobile.act2.fc2'),
-        ('conv3.0', 'mobile.squeeze.conv'),
-        ('conv3.1', 'mobile.squeeze.bn'),
+        *_norm('conv1', 'mobile.expand'),
+        *_act('hyper1', 'mobile.act1'),
+        *_norm('conv2', 'mobile.depthwise'),
+        *_act('hyper2', 'mobile.act2'),
+        *_norm('conv3', 'mobile.squeeze'),
     ),
     DOWNSAMPLING: (
-        ('conv1.0', 'mobile.depthwise1.conv'),
-        ('conv1.1', 'mobile.depthwise1.bn'),
-        ('hyper1.hyper.0', 'mobile.act1.fc1'),
-        ('hyper1.hyper.2', 'mobile.act1.fc2'),
-        ('conv2.0', 'mobile.pointwise1.conv'),
-        ('conv2.1', 'mobile.pointwise1.bn'),
-        ('conv3.0', 'mobile.depthwise2.conv'),
-        ('conv3.1', 'mobile.depthwise2.bn'),
-        ('hyper3.hyper.0', 'mobile.act2.fc1'),
-        ('hyper3.hyper.2', 'mobile.act2.fc2'),
-        ('conv4.0', 'mobile.pointwise2.conv'),
-        ('conv4.1', 'mobile.pointwise2.bn'),
+        *_norm('conv1', 'mobile.depthwise1'),
+        *_act('hyper1', 'mobile.act1'),
+        *_norm('conv2', 'mobile.pointwise1'),
+        *_norm('conv3', 'mobile.depthwise2'),
+        *_act('hyper3', 'mobile.act2'),
+        *_norm('conv4', 'mobile.pointwise2'),
     ),
 }
 _MOBILE_TO_FORMER = (
@@ -90,8 +79,7 @@ _HEAD = (
 
 def _modules(variant: str) -> Iterator[tuple[str, str]]:
     """Names of all modules with parameters, the authors' and ours."""
-    for official, ours in _BACKBONE:
-        yield official, f'backbone.{ours}'
+    yield from _norm('stem', 'backbone.stem')
     for index, spec in enumerate(ARCHS[variant].blocks):
         streams = () if spec.kind == LITE else (*_MOBILE_TO_FORMER, *_FORMER, *_FORMER_TO_MOBILE)
         for official, ours in (*_MOBILE[spec.kind], *streams):
@@ -102,13 +90,7 @@ def _modules(variant: str) -> Iterator[tuple[str, str]]:
 
 @cache
 def key_table(variant: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Every key of a variant's released checkpoint, in its order, with our key and the shape.
-
-    Raises:
-        ValueError: If the variant is unknown.
-    """
-    if variant not in ARCHS:
-        raise ValueError(f'unknown variant {variant!r}; choose from {VARIANTS}')
+    """Every key of a variant's released checkpoint, in its order, with our key and the shape."""
     with torch.device('meta'):
         weights = MobileFormerClassifier(variant).state_dict()
     table = {'tokens.weight': 'backbone.tokens'}
