@@ -1,6 +1,6 @@
 """The check of the boxes of one COCO annotation file."""
 
-from typing import Any
+import math
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from mmdet_mobileformer.errors import listing
 def check_boxes(
     ann_file: str, images: list[dict], annotations: list[dict], findings: Findings
 ) -> int:
-    """Check all boxes, and return how many of them mmdet uses.
+    """Check all boxes, and return how many of them mmdet takes as targets.
 
     Args:
         ann_file: Path of the annotation file.
@@ -19,17 +19,17 @@ def check_boxes(
         annotations: Its annotations, whose fields are sound but for the content of ``bbox``.
         findings: Takes what is found.
     """
-    wrong = [a['id'] for a in annotations if not _is_box(a['bbox'])]
+    wrong = [a['id'] for a in annotations if not (_is_box(a['bbox']) and math.isfinite(a['area']))]
     if wrong:
-        findings.error(
-            f'{ann_file}: {len(wrong)} boxes are not four numbers [x, y, width, height] '
-            f'(annotation ids {listing(wrong)}); correct or remove them.'
+        findings.errors.append(
+            f'{ann_file}: {len(wrong)} boxes are not four finite numbers [x, y, width, height], or '
+            f'their areas are not finite (annotation ids {listing(wrong)}); correct or remove them.'
         )
         return len(annotations)
     sizes = {image['id']: (image['width'], image['height']) for image in images}
     stray = [a['id'] for a in annotations if a['image_id'] not in sizes]
     if stray:
-        findings.warning(
+        findings.warnings.append(
             f'{ann_file}: {len(stray)} annotations belong to images that it does not list '
             f'(annotation ids {listing(stray)}); mmdet leaves them out.'
         )
@@ -40,20 +40,13 @@ def check_boxes(
     boxes = np.array([a['bbox'] for a in annotations], dtype=np.float64)  # [x, y, width, height]
     areas = np.array([a['area'] for a in annotations], dtype=np.float64)
     limits = np.array([sizes[a['image_id']] for a in annotations], dtype=np.float64)
-    finite = np.isfinite(boxes).all(axis=1) & np.isfinite(areas)
-    if not finite.all():
-        findings.error(
-            f'{ann_file}: {(~finite).sum()} boxes or areas are not finite (annotation ids '
-            f'{listing(ids[~finite])}); correct or remove them.'
-        )
-        ids, boxes, areas, limits = ids[finite], boxes[finite], areas[finite], limits[finite]
     low, size = boxes[:, :2], boxes[:, 2:]
     inside = np.minimum(low + size, limits) - np.maximum(low, 0)
     # The conditions of mmdet's CocoDataset.parse_data_info.
     dropped = (inside <= 0).any(axis=1) | (size < 1).any(axis=1) | (areas <= 0)
     reaching = ~dropped & ((low < -1) | (low + size > limits + 1)).any(axis=1)
     if dropped.any():
-        findings.warning(
+        findings.warnings.append(
             f'{ann_file}: mmdet leaves out {dropped.sum()} of {len(ids)} boxes, which are under 1 '
             f'pixel wide or high, of no area or outside their images (annotation ids '
             f'{listing(ids[dropped])}).'
@@ -64,15 +57,12 @@ def check_boxes(
             f'than 1 pixel (annotation ids {listing(ids[reaching])})'
         )
         if 2 * reaching.sum() > len(ids):
-            findings.error(f'{said}; they must be [x, y, width, height], not corners.')
+            findings.errors.append(f'{said}; they must be [x, y, width, height], not corners.')
         else:
-            findings.warning(f'{said}; is that meant?')
-    return int((~dropped).sum())
+            findings.warnings.append(f'{said}; is that meant?')
+    crowds = np.array([bool(a.get('iscrowd')) for a in annotations])
+    return int((~dropped & ~crowds).sum())
 
 
 def _is_box(bbox: list) -> bool:
-    return len(bbox) == 4 and all(map(_is_number, bbox))
-
-
-def _is_number(value: Any) -> bool:  # noqa: ANN401 (whatever the JSON holds)
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+    return len(bbox) == 4 and all(type(v) in (int, float) and math.isfinite(v) for v in bbox)

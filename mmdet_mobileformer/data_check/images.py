@@ -14,7 +14,6 @@ from mmdet_mobileformer.engine.images import read_image
 from mmdet_mobileformer.errors import listing
 
 SECONDS = 30  # for opening the images of all annotation files
-PROGRESS_SECONDS = 5  # between two lines of progress
 BATCH = 16  # images between two looks at the clock; so many are opened in any case
 
 
@@ -39,17 +38,6 @@ def leads_out(file_name: str) -> bool:
     return any(path.anchor or '..' in path.parts for path in paths)
 
 
-def check_folder(folder: str, findings: Findings) -> bool:
-    """Check that the image folder exists, and say whether it does."""
-    exists = os.path.isdir(folder)
-    if not exists:
-        findings.error(
-            f'the image folder {folder} does not exist; point --data-root at the folder that holds '
-            'it, or set data_prefix.img.'
-        )
-    return exists
-
-
 def check_files(images: list[dict], ann_file: str, folder: str, findings: Findings) -> ImageSet:
     """Check the names of all images, and that they exist.
 
@@ -65,10 +53,10 @@ def check_files(images: list[dict], ann_file: str, folder: str, findings: Findin
         The images that exist.
     """
     if not images:
-        findings.error(f'{ann_file} lists no image; correct --data-root or ann_file.')
+        findings.errors.append(f'{ann_file} lists no image; correct --data-root or ann_file.')
     outside = [image['file_name'] for image in images if leads_out(image['file_name'])]
     if outside:
-        findings.error(
+        findings.errors.append(
             f'{ann_file} names {len(outside)} images outside the image folder {folder}: '
             f'{listing(outside, MAX_LISTED)}; names must be relative and without "..": put the '
             'images, or links to them, into the folder.'
@@ -77,7 +65,7 @@ def check_files(images: list[dict], ann_file: str, folder: str, findings: Findin
     present = _present([image['file_name'] for image in inside], folder)
     missing = [image['file_name'] for image in inside if image['file_name'] not in present]
     if missing:
-        findings.error(
+        findings.errors.append(
             f'{len(missing)} of {len(inside)} images that {ann_file} names are not in {folder}: '
             f'{listing(missing, MAX_LISTED)}; correct --data-root, or complete the folder.'
         )
@@ -121,21 +109,21 @@ def _open_set(image_set: ImageSet, end: float, findings: Findings, skip_bad_imag
     if unreadable:
         said = f'{len(unreadable)} {found} cannot be read: {listing(unreadable, MAX_LISTED, str)}'
         if skip_bad_images:
-            findings.warning(f'{said}; the run skips them.')
+            findings.warnings.append(f'{said}; the run skips them.')
         else:
-            findings.error(
+            findings.errors.append(
                 f'{said}; replace them, remove them from {ann_file}, or let the run skip them by '
                 '--skip-bad-images.'
             )
     resized = sorted(words for kind, words in problems if kind == 'size')
     if resized:
-        findings.error(
+        findings.errors.append(
             f'{len(resized)} {found} are of another size than {ann_file} says: '
             f'{listing(resized, MAX_LISTED, str)}; correct the entries and their boxes, or the '
             'images (an EXIF orientation counts).'
         )
     if len(problems) < len(image_set.entries):
-        findings.note(
+        findings.notes.append(
             f'{len(problems)} of {len(image_set.entries)} images in {folder} were opened, a random '
             'sample: all would take more than half a minute.'
         )
@@ -145,18 +133,12 @@ def _look_at_images(image_set: ImageSet, end: float) -> Iterator[tuple[str, str]
     """Open images until the time is over; yield what :func:`_look_at` says of each."""
     entries = image_set.entries
     order = np.random.default_rng(0).permutation(len(entries))
-    said = time.monotonic()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # OpenCV decodes in parallel
         for first in range(0, len(order), BATCH):
             batch = [entries[i] for i in order[first : first + BATCH]]
             yield from pool.map(lambda entry: _look_at(image_set.folder, entry), batch)
-            now = time.monotonic()
-            if now > end:
+            if time.monotonic() > end:
                 return
-            if now - said > PROGRESS_SECONDS:
-                said = now
-                done = f'{first + len(batch)} of {len(entries)}'
-                print(f'Data check: {done} images in {image_set.folder} are opened.', flush=True)
 
 
 def _look_at(folder: str, entry: dict) -> tuple[str, str]:

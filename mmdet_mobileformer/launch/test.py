@@ -46,8 +46,6 @@ def test(args: argparse.Namespace) -> None:
     if args.classes:
         # The file knows what its head was sized for; the data may hold more.
         classes = _classes_of(args.checkpoint)
-        if classes:  # what the data check then names
-            cfg.data_check = dict(cfg.get('data_check') or {}, classes_of=args.checkpoint)
         data_flags.set_classes(cfg, classes or data_flags.annotated_classes(cfg))
     if exported:
         from mmdet_mobileformer.export import use_onnx_file  # needs ONNX Runtime
