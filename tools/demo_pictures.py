@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
 
     from mmdet_mobileformer.analysis import pictures
     from mmdet_mobileformer.errors import UserError
-    from mmdet_mobileformer.launch.arguments import load_config
+    from mmdet_mobileformer.launch.config import load_config
     from mmdet_mobileformer.launch.data_flags import set_data_root
     from mmdet_mobileformer.launch.work_dir import default_work_dir, find_run
 

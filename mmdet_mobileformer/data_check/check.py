@@ -2,28 +2,12 @@
 
 Every annotation file is read once and its boxes are checked as arrays, so that COCO's 860 000 boxes
 take seconds beyond the reading itself; all images are opened, or as many as half a minute allows.
-What would stop a run later, or spoil it silently, is an error; what mmdet handles in a way that may
-surprise is a warning:
-
-========================================================  =======
-annotation file or image folder missing, broken JSON,      error
-not COCO's layout, a missing or wrongly typed field
-duplicate ids, a category id that the file does not list   error
-image missing, unreadable, of another size than annotated  error
-image name leading out of the folder                       error
-class names unknown, missing, doubled or in another order  error
-``num_classes`` of a head not the number of classes        error
-evaluator reading another annotation file than the data    error
-box not four finite numbers; most boxes reaching out of    error
-their images (another box format)
-nothing to learn: no usable box, or nothing but crowds     error
-(no annotation at all where ``filter_empty_gt`` is set)
-annotation of an image that the file does not list         warning
-box that mmdet drops: under 1 pixel wide or high, of no    warning
-area, or outside its image
-box that reaches out of its image                          warning
-category that is listed, but has no annotation             note
-========================================================  =======
+What would stop a run later, or spoil it silently, is an error: files that are missing or no COCO
+annotations, doubled ids, images that are missing, unreadable, outside the folder or of another
+size, classes that are not those of the data and the heads in number, names and order, boxes in
+another format, nothing to learn, an evaluator that reads other annotations than the data.
+What mmdet handles in a way that may surprise is a warning: boxes that it drops, boxes that reach
+out of their images, annotations of unlisted images.
 
 A config's ``data_check`` is a dict of two settings, the second of which tools set:
 
@@ -44,7 +28,7 @@ from mmdet_mobileformer.config_tree import (
     walk_evaluators,
     walk_heads,
 )
-from mmdet_mobileformer.data_check.coco_file import Needs, check_coco_file
+from mmdet_mobileformer.data_check.coco_file import check_coco_file
 from mmdet_mobileformer.data_check.findings import Findings
 from mmdet_mobileformer.data_check.images import check_files, open_images
 
@@ -79,27 +63,22 @@ def check_data(cfg: Config, splits: Iterable[str]) -> Findings:
                 )
     image_sets = []
     for (ann_file, folder, classes), sources in shared.items():
-        needs = Needs(
-            classes=classes,
+        images = check_coco_file(
+            ann_file,
+            classes,
+            findings,
             trained=any(source.split == 'train' for source in sources),
             evaluated=any(source.split in evaluated for source in sources),
+            drops_empty=(sources[0].config.get('filter_cfg') or {}).get('filter_empty_gt', False),
             ignore_others=settings.get('other_categories') == 'ignore',
         )
-        coco = check_coco_file(ann_file, needs, findings)
-        drops_empty = (sources[0].config.get('filter_cfg') or {}).get('filter_empty_gt', False)
-        if coco and needs.trained and not coco.num_targets and (coco.num_annotations or drops_empty):
-            findings.errors.append(
-                f'{ann_file} has no box that mmdet would learn among {coco.num_annotations} '
-                'annotations; boxes must be [x, y, width, height] in pixels, at least 1 pixel wide '
-                'and high, inside their images, of positive area, and no crowds (iscrowd=1).'
-            )
         if not os.path.isdir(folder):
             findings.errors.append(
                 f'the image folder {folder} does not exist; point --data-root at the folder that '
                 'holds it, or set data_prefix.img.'
             )
-        elif coco:
-            image_sets.append(check_files(coco.images, ann_file, folder, findings))
+        elif images is not None:
+            image_sets.append(check_files(images, ann_file, folder, findings))
     _check_classes(cfg, [sources[0] for sources in shared.values()], findings)
     open_images(image_sets, findings, settings.get('bad_images') == 'skip')
     return findings

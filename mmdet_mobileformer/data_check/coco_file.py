@@ -1,13 +1,14 @@
 """The check of one COCO annotation file: layout, ids, categories, boxes."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdet_mobileformer.data_check.boxes import check_boxes
+import numpy as np
+
 from mmdet_mobileformer.data_check.findings import Findings
 from mmdet_mobileformer.errors import listing
 
@@ -21,49 +22,35 @@ _FIELDS = {
 _CROWD_FIELD = dict(iscrowd=(int, bool))  # pycocotools cannot evaluate without it; training can
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What a run needs of an annotation file.
+def check_coco_file(
+    ann_file: str,
+    classes: Sequence[str],
+    findings: Findings,
+    *,
+    trained: bool,
+    evaluated: bool,
+    drops_empty: bool,
+    ignore_others: bool,
+) -> list[dict] | None:
+    """Check an annotation file.
 
-    Attributes:
+    Args:
+        ann_file: Its path.
         classes: The run's class names in label order.
+        findings: Takes what is found.
         trained: Whether the file is trained on.
         evaluated: Whether COCO's evaluation will read it, which needs ``iscrowd``. Without training
             and evaluation the run writes predictions alone, and needs no annotations.
+        drops_empty: Whether a training leaves out images without annotations.
         ignore_others: Whether categories beside ``classes`` are left out on purpose.
-    """
-
-    classes: Sequence[str]
-    trained: bool
-    evaluated: bool
-    ignore_others: bool
-
-
-@dataclass(frozen=True)
-class CocoFile:
-    """What later checks need of an annotation file.
-
-    Attributes:
-        images: The entries of its images.
-        num_annotations: Number of its annotations.
-        num_targets: Number of those that mmdet takes as targets.
-    """
-
-    images: list[dict]
-    num_annotations: int
-    num_targets: int
-
-
-def check_coco_file(ann_file: str, needs: Needs, findings: Findings) -> CocoFile | None:
-    """Check an annotation file.
 
     Returns:
-        The file's content for later checks, or None where its layout is wrong.
+        The entries of its images, or None where its layout is wrong.
     """
     fields = dict(_FIELDS)
-    if not (needs.trained or needs.evaluated):
+    if not (trained or evaluated):
         del fields['annotations']
-    elif needs.evaluated:
+    elif evaluated:
         fields['annotations'] = _FIELDS['annotations'] | _CROWD_FIELD
     data = _read(ann_file, fields, findings)
     if data is None:
@@ -78,9 +65,15 @@ def check_coco_file(ann_file: str, needs: Needs, findings: Findings) -> CocoFile
                 f'{ann_file}: ids of {kind} are not unique: {listing(doubled)}; give each its own.'
             )
     annotations = data['annotations'] if 'annotations' in fields else []
-    _check_categories(ann_file, data['categories'], annotations, needs, findings)
-    targets = check_boxes(ann_file, data['images'], annotations, findings)
-    return CocoFile(data['images'], len(annotations), targets)
+    _check_categories(ann_file, data['categories'], annotations, classes, ignore_others, findings)
+    targets = _check_boxes(ann_file, data['images'], annotations, findings)
+    if trained and not targets and (annotations or drops_empty):
+        findings.errors.append(
+            f'{ann_file} has no box that mmdet would learn among {len(annotations)} annotations; '
+            'boxes must be [x, y, width, height] in pixels, at least 1 pixel wide and high, inside '
+            'their images, of positive area, and no crowds (iscrowd=1).'
+        )
+    return data['images']
 
 
 def _read(ann_file: str, wanted: Iterable[str], findings: Findings) -> dict | None:
@@ -130,10 +123,10 @@ def _check_categories(
     ann_file: str,
     categories: list[dict],
     annotations: list[dict],
-    needs: Needs,
+    classes: Sequence[str],
+    ignore_others: bool,
     findings: Findings,
 ) -> None:
-    classes = needs.classes
     names = {category['id']: category['name'] for category in categories}
     counts = Counter(annotation['category_id'] for annotation in annotations)
     source = 'the classes of the run'
@@ -153,7 +146,7 @@ def _check_categories(
             'its list of categories does not hold; add it there or remove them.'
         )
     others = [name for i, name in names.items() if name not in classes and counts[i]]
-    if others and needs.ignore_others:
+    if others and ignore_others:
         findings.notes.append(f'{ann_file}: annotations of {listing(others)} are left out.')
     elif others:
         findings.errors.append(
@@ -177,6 +170,59 @@ def _check_categories(
     unused = [name for i, name in names.items() if name in classes and not counts[i]]
     if unused and annotations:
         findings.notes.append(f'{ann_file} lists categories without annotation: {listing(unused)}.')
+
+
+def _check_boxes(
+    ann_file: str, images: list[dict], annotations: list[dict], findings: Findings
+) -> int:
+    """Check the boxes of sound annotations, and return how many mmdet takes as targets."""
+    wrong = [a['id'] for a in annotations if not (_is_box(a['bbox']) and math.isfinite(a['area']))]
+    if wrong:
+        findings.errors.append(
+            f'{ann_file}: {len(wrong)} boxes are not four finite numbers [x, y, width, height], or '
+            f'their areas are not finite (annotation ids {listing(wrong)}); correct or remove them.'
+        )
+        return len(annotations)
+    sizes = {image['id']: (image['width'], image['height']) for image in images}
+    stray = [a['id'] for a in annotations if a['image_id'] not in sizes]
+    if stray:
+        findings.warnings.append(
+            f'{ann_file}: {len(stray)} annotations belong to images that it does not list '
+            f'(annotation ids {listing(stray)}); mmdet leaves them out.'
+        )
+        annotations = [a for a in annotations if a['image_id'] in sizes]
+    if not annotations:
+        return 0
+    ids = np.array([a['id'] for a in annotations], dtype=object)
+    boxes = np.array([a['bbox'] for a in annotations], dtype=np.float64)  # [x, y, width, height]
+    areas = np.array([a['area'] for a in annotations], dtype=np.float64)
+    limits = np.array([sizes[a['image_id']] for a in annotations], dtype=np.float64)
+    low, size = boxes[:, :2], boxes[:, 2:]
+    inside = np.minimum(low + size, limits) - np.maximum(low, 0)
+    # The conditions of mmdet's CocoDataset.parse_data_info.
+    dropped = (inside <= 0).any(axis=1) | (size < 1).any(axis=1) | (areas <= 0)
+    reaching = ~dropped & ((low < -1) | (low + size > limits + 1)).any(axis=1)
+    if dropped.any():
+        findings.warnings.append(
+            f'{ann_file}: mmdet leaves out {dropped.sum()} of {len(ids)} boxes, which are under 1 '
+            f'pixel wide or high, of no area or outside their images (annotation ids '
+            f'{listing(ids[dropped])}).'
+        )
+    if reaching.any():
+        said = (
+            f'{ann_file}: {reaching.sum()} of {len(ids)} boxes reach out of their images by more '
+            f'than 1 pixel (annotation ids {listing(ids[reaching])})'
+        )
+        if 2 * reaching.sum() > len(ids):
+            findings.errors.append(f'{said}; they must be [x, y, width, height], not corners.')
+        else:
+            findings.warnings.append(f'{said}; is that meant?')
+    crowds = np.array([bool(a.get('iscrowd')) for a in annotations])
+    return int((~dropped & ~crowds).sum())
+
+
+def _is_box(bbox: list) -> bool:
+    return len(bbox) == 4 and all(type(v) in (int, float) and math.isfinite(v) for v in bbox)
 
 
 def _doubled(values: Iterable[Any]) -> list[Any]:

@@ -1,8 +1,7 @@
 """What tools/train.py and tools/test.py put into configs from elsewhere; this project's name it.
 
-Parts that a config names and :data:`OURS` does not are left alone. A training's ``test_dataloader``
-loads by mmcv's own LoadImageFromFile, since the config that a run saves serves mmdet's API, which
-looks for that.
+Parts that a config names and :data:`OURS` does not are left alone, and so is a training's
+``test_dataloader``: mmdet's API, which the saved config serves, looks for LoadImageFromFile there.
 """
 
 import copy
@@ -12,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from mmengine.config import Config
 
 from mmdet_mobileformer.config_tree import names_class, walk
-from mmdet_mobileformer.errors import UserError
 
 # Parts of mmengine, mmcv and mmdet that lose work or hide an error, and this package's, which are
 # derived from them.
@@ -36,11 +34,14 @@ def harden_training(cfg: Config) -> list[str]:
 
     Returns:
         What was replaced and added, each as words for a message.
-
-    Raises:
-        UserError: If checkpoints are to be written to a remote storage.
     """
-    done = _harden_checkpoints(cfg)
+    hooks = cfg.setdefault('default_hooks', {})
+    # Without one mmengine takes its own with these settings.
+    checkpoint = hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1)
+    done = _replace(checkpoint)
+    if names_class(checkpoint, 'DurableCheckpointHook'):
+        hooks['checkpoint'] = checkpoint
+        done += add_hook(cfg, 'TerminationHook')
     by_epoch = cfg.train_cfg.pop('by_epoch', None)
     if by_epoch is not None:
         loop = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
@@ -54,23 +55,6 @@ def harden_training(cfg: Config) -> list[str]:
     if modules:
         done += add_hook(cfg, 'RecomputeHook', modules=modules)
     return done
-
-
-def _harden_checkpoints(cfg: Config) -> list[str]:
-    hooks = cfg.setdefault('default_hooks', {})
-    # Without one mmengine takes its own with these settings.
-    checkpoint = hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1)
-    replaced = _replace(checkpoint)
-    if not names_class(checkpoint, 'DurableCheckpointHook'):
-        return []
-    if checkpoint.get('backend_args') or checkpoint.get('file_client_args'):
-        raise UserError(
-            f'default_hooks.checkpoint of {cfg.filename} asks for remote storage, where '
-            'checkpoints cannot be written durably; leave out backend_args and file_client_args, '
-            'and copy the files afterwards.'
-        )
-    hooks['checkpoint'] = checkpoint
-    return replaced + add_hook(cfg, 'TerminationHook')
 
 
 def harden_loading(
@@ -102,11 +86,6 @@ def harden_loading(
             if skip_bad_images and names_class(node, 'LoadWholeImage'):
                 node['on_error'] = 'replace' if split == 'train' else 'blank'
                 node['report_file'] = report_file
-    for node in _transforms(cfg, 'test') if 'test' not in splits else ():
-        if names_class(node, 'LoadWholeImage'):
-            node['type'] = 'LoadImageFromFile'
-            for setting in ('on_error', 'report_file'):  # of an earlier version's saved config
-                node.pop(setting, None)
     if skip_bad_images:
         add_hook(cfg, 'BadImageReportHook', report_file=report_file)
         for hook in _hooks(cfg):
