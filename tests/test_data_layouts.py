@@ -83,6 +83,8 @@ FILES = {
     'valid/images/b.jpg',
     'yolo without parts': 'data.yaml images/a.jpg labels/a.txt',
     'voc': 'JPEGImages/a.jpg Annotations/a.xml',
+    'voc with lists': 'JPEGImages/a.jpg Annotations/a.xml ImageSets/Main/train.txt '
+    'ImageSets/Main/val.txt',
     'voc beside images': 'train/a.jpg train/a.xml valid/b.jpg valid/b.xml',
 }
 WORDS = {
@@ -90,6 +92,7 @@ WORDS = {
     'yolo of Roboflow': ['YOLO', "('{0}/train/images', '{0}/train/labels')", '{0}/valid/images'],
     'yolo without parts': ['YOLO', "from_yolo('{0}/images', '{0}/labels'", 'split(0.8'],
     'voc': ['Pascal VOC', "from_pascal_voc('{0}/JPEGImages', '{0}/Annotations')", 'split(0.8'],
+    'voc with lists': ['Pascal VOC', '$(cat {0}/ImageSets/Main/$s.txt)', 'globox convert {0}/$s '],
     'voc beside images': ['Pascal VOC', 'globox convert {0}/train ', 'globox convert {0}/valid '],
 }
 

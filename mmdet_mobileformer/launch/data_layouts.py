@@ -20,10 +20,6 @@ def find_annotations(data_root: str, split: str) -> tuple[str, str] | None:
     Known are :func:`coco_layout` and Roboflow's: ``_annotations.coco.json`` among the images of
     ``train/``, ``valid/`` and ``test/``, or of YOLO's folders of images.
 
-    Args:
-        data_root: The folder.
-        split: 'train', 'val' or 'test'.
-
     Returns:
         Both relative to the folder; None if there is no such file.
     """
@@ -39,16 +35,12 @@ def how_to_convert(data_root: str) -> str | None:
     """Which other layout a folder has and the command that converts it; None for an unknown one.
 
     After the command the same folder is in a layout that :func:`find_annotations` knows. The
-    libraries get an environment of their own, so that they change no other one. Images that are not
-    in folders by split are split at random.
+    libraries get an environment of their own, so that they change no other one.
     """
     root = Path(data_root)
-    for layout, library, command in (
-        ('YOLO', 'supervision', _from_yolo(root)),
-        ('Pascal VOC', 'globox', _from_voc_by_split(root)),
-        ('Pascal VOC', 'supervision', _from_voc(root)),
-    ):
+    for layout, command in (('YOLO', _from_yolo(root)), ('Pascal VOC', _from_voc(root))):
         if command:
+            library = 'globox' if 'globox' in command else 'supervision'
             return (
                 f'{data_root} is in the layout of {layout}; convert it to COCO format by this '
                 f'command, then run again:\n  python3 -m venv {_CONVERTER} && '
@@ -86,26 +78,33 @@ def _from_yolo(root: Path) -> str | None:
     return None
 
 
-def _from_voc_by_split(root: Path) -> str | None:
-    """VOC files beside their images; globox gives all splits their classes in one order."""
+def _from_voc(root: Path) -> str | None:
+    images, annotations = root / 'JPEGImages', root / 'Annotations'
+    if any(annotations.glob('*.xml')) and images.is_dir():
+        lists = [root / 'ImageSets/Main' / f'{split}.txt' for split in ('train', 'val')]
+        if not all(path.is_file() for path in lists):
+            read = 'supervision.DetectionDataset.from_pascal_voc'
+            return _split(root, f"{read}('{images}', '{annotations}')")
+        place = shlex.quote(str(root))
+        return (
+            f'for s in train val; do mkdir -p {place}/$s && '
+            f'for n in $(cat {place}/ImageSets/Main/$s.txt); do '
+            f'cp {place}/JPEGImages/$n.* {place}/Annotations/$n.xml {place}/$s; done && '
+            f'{_globox(f"{place}/$s")}; done'
+        )
     found = []
     for split in _NAMES:
         folders = [images for images, _ in _folders(split) if any((root / images).glob('*.xml'))]
         found += [folder for folder in folders[:1] if folder not in found]
-    commands = [
+    return ' && '.join(_globox(shlex.quote(str(root / folder))) for folder in found) or None
+
+
+def _globox(folder: str) -> str:
+    """Convert VOC files beside their images, with the classes in alphabetical order."""
+    return (
         f'{_CONVERTER}/bin/globox convert {folder} {folder}/{BESIDE_IMAGES} '
         f'-f pascalvoc -d {folder} -F coco -A'
-        for folder in (shlex.quote(str(root / folder)) for folder in found)
-    ]
-    return ' && '.join(commands) or None
-
-
-def _from_voc(root: Path) -> str | None:
-    images, annotations = root / 'JPEGImages', root / 'Annotations'
-    if not (any(annotations.glob('*.xml')) and images.is_dir()):
-        return None
-    read = 'supervision.DetectionDataset.from_pascal_voc'
-    return _split(root, f"{read}('{images}', '{annotations}')")
+    )
 
 
 def _split(root: Path, data_set: str) -> str:

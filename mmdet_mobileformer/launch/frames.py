@@ -74,19 +74,15 @@ class Video:
 
 
 def open_frames(words: list[str]) -> Pictures | Video:
-    """What words of a command line name.
-
-    Args:
-        words: A picture, a folder, a pattern, a video file or a camera's number; or several
-            pictures, folders and patterns.
+    """A video file or a camera by its number; else pictures, folders and patterns of pictures.
 
     Raises:
         UserError: If there is nothing of that name, or no picture in it.
     """
-    if len(words) == 1 and not os.path.exists(words[0]) and words[0].isdecimal():
-        return Video(words[0])
-    if len(words) == 1 and words[0].lower().endswith(VIDEOS) and os.path.isfile(words[0]):
-        return Video(words[0])
+    first, *others = words
+    video = first.lower().endswith(VIDEOS) and os.path.isfile(first)
+    if not others and (video or (first.isdecimal() and not os.path.exists(first))):
+        return Video(first)
     files = []
     for word in words:
         if os.path.isdir(word):

@@ -6,7 +6,7 @@ Parts that a config names and :data:`OURS` does not are left alone, and so is a 
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mmengine.config import Config
 
@@ -80,7 +80,9 @@ def harden_loading(
     for split in splits:
         if f'{split}_dataloader' in cfg:  # a config may use one loader for two splits
             cfg[f'{split}_dataloader'] = copy.deepcopy(cfg[f'{split}_dataloader'])
-        for node in _transforms(cfg, split):
+        # Everything within the data set, and what hooks bring for the last epochs.
+        hooks = cfg.get('custom_hooks') if split == 'train' else None
+        for _, node in walk([(cfg.get(f'{split}_dataloader') or {}).get('dataset'), hooks]):
             if names_class(node, 'LoadImageFromFile'):
                 done += _replace(node)
             if skip_bad_images and names_class(node, 'LoadWholeImage'):
@@ -93,13 +95,6 @@ def harden_loading(
                 _replace(hook)
         cfg.data_check = dict(cfg.get('data_check') or {}, bad_images='skip')
     return done
-
-
-def _transforms(cfg: Config, split: str) -> Iterator[dict]:
-    """Everything within a split's data set, and what hooks bring for the last epochs."""
-    hooks = cfg.get('custom_hooks') if split == 'train' else None
-    for place in ((cfg.get(f'{split}_dataloader') or {}).get('dataset'), hooks):
-        yield from (node for _, node in walk(place))
 
 
 def _replace(node: dict) -> list[str]:

@@ -100,12 +100,7 @@ def _without_pretrained(init_cfg: Any) -> Any:  # noqa: ANN401 (dict, list of di
 
 
 def set_amp(cfg: Config, dtype: str) -> None:
-    """Train under automatic mixed precision.
-
-    Args:
-        cfg: The config.
-        dtype: 'fp16', 'bf16', or 'auto' for fp16 on a GPU and bf16 on the CPU.
-    """
+    """Train in 'fp16', 'bf16', or by 'auto' in fp16 on a GPU and in bf16 on the CPU."""
     if dtype == 'auto':
         dtype = 'fp16' if torch.cuda.is_available() else 'bf16'
     if dtype == 'fp16':
@@ -121,9 +116,8 @@ def set_amp(cfg: Config, dtype: str) -> None:
 def set_ema(cfg: Config, momentum: float) -> None:
     """Evaluate and save an exponential moving average of the weights beside the weights.
 
-    Args:
-        cfg: The config; an EMAHook that it has is replaced.
-        momentum: Share of the new weights in each step, after a start with larger ones.
+    An EMAHook of the config is replaced. ``momentum`` is the share of the new weights in each step,
+    after a start with larger ones.
     """
     cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if not names_class(h, 'EMAHook')]
     average = dict(ema_type='ExpMomentumEMA', momentum=momentum, update_buffers=True)

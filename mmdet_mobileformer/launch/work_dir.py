@@ -17,13 +17,7 @@ _held: list[IO[str]] = []
 
 
 def default_work_dir(config: str, own_root: str | None, data_root: str | None) -> str:
-    """``work_dirs/<config>``, with the folder's name behind it where the data is another's.
-
-    Args:
-        config: Path of the config.
-        own_root: The config's own ``data_root``.
-        data_root: Of ``--data-root``.
-    """
+    """``work_dirs/<config>``, with the name of ``--data-root`` behind it where it is another."""
     path = os.path.join('work_dirs', Path(config).stem)
     if not data_root or (own_root and os.path.realpath(own_root) == os.path.realpath(data_root)):
         return path
