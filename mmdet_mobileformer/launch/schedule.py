@@ -65,7 +65,7 @@ def _scale(schedule: dict, share: float, longest_warmup: float) -> None:
         iterations = schedule.get('end', _FOREVER)
         for name in ('begin', 'by_epoch'):
             schedule.pop(name, None)
-        end = _tidy(longest_warmup)
+        end = round(longest_warmup, 4)
         schedule.update(type='WarmupLR', end=end, iterations=iterations, convert_to_iter_based=True)
         return
     exact = schedule.get('convert_to_iter_based', False)
@@ -80,13 +80,8 @@ def _scale(schedule: dict, share: float, longest_warmup: float) -> None:
 def _scaled(value: float, share: float, exact: bool) -> float:
     if value <= 0 or value >= _FOREVER:
         return value
-    return _tidy(value * share) if exact else _whole(value * share)
+    return round(value * share, 4) if exact else _whole(value * share)
 
 
 def _whole(value: float) -> int:
     return max(1, round(value))
-
-
-def _tidy(value: float) -> float:
-    """An integer where it is one, else few digits: configs are read by people."""
-    return int(value) if value == int(value) else round(value, 4)

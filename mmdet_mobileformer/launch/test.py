@@ -13,6 +13,7 @@ from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.data_check.check import run_data_check
 from mmdet_mobileformer.engine.acceleration import AccelerationHook
 from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
+from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.config import load_run_config
 from mmdet_mobileformer.launch.data_flags import annotated_classes, set_classes
 from mmdet_mobileformer.launch.hardening import harden_loading
@@ -42,6 +43,10 @@ def test(args: argparse.Namespace) -> None:
     if args.checkpoint.endswith('.onnx'):
         from mmdet_mobileformer.export import use_onnx_file  # needs ONNX Runtime
 
+        if args.fuse or args.compile or args.tta:
+            raise UserError(
+                f'--fuse, --compile and --tta need a checkpoint, not {args.checkpoint}.'
+            )
         use_onnx_file(cfg, args.checkpoint)
     else:
         cfg.load_from = args.checkpoint
