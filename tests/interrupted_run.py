@@ -26,7 +26,7 @@ from tiny_detector import plain_text, run_config
 from mmdet_mobileformer.errors import run_tool
 from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
 from mmdet_mobileformer.launch.safe_loading import load_checkpoints_as_data
-from mmdet_mobileformer.launch.train_flags import set_ema, set_resume
+from mmdet_mobileformer.launch.train import set_ema, set_resume
 
 register_all_modules(init_default_scope=False)
 

@@ -32,7 +32,7 @@ from mmdet_mobileformer.engine import (
 )
 from mmdet_mobileformer.engine.distributed import init_distributed
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.launch.train_flags import set_resume
+from mmdet_mobileformer.launch.train import set_resume
 
 
 def detector(kind):

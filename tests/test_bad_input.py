@@ -26,9 +26,8 @@ from mmdet_mobileformer import errors
 from mmdet_mobileformer.engine import LoadWholeImage
 from mmdet_mobileformer.engine.images import truncation
 from mmdet_mobileformer.errors import LocalError, UserError
-from mmdet_mobileformer.launch.arguments import load_config
+from mmdet_mobileformer.launch.config import load_config
 from mmdet_mobileformer.launch.hardening import harden_loading, harden_training
-from mmdet_mobileformer.launch.train_flags import set_ema
 
 
 @pytest.fixture(autouse=True)
@@ -184,15 +183,6 @@ def test_pipelines_and_wrappers_are_hardened_wherever_and_however_they_are_named
     (loading,) = cfg.custom_hooks[0]['switch_pipeline']
     assert loading['type'] == 'mmdet.LoadWholeImage' and loading['on_error'] == 'replace'
     assert cfg.optim_wrapper.type == 'FiniteOptimWrapper'
-
-
-def test_settings_that_cannot_hold_are_sentences(data, tmp_path):
-    cfg = Config(run_config(data, tmp_path, 1))
-    with pytest.raises(UserError, match=r'--ema-momentum 1\.5 must lie between 0 and 1'):
-        set_ema(cfg, 1.5)
-    cfg.default_hooks.checkpoint.backend_args = dict(backend='petrel')
-    with pytest.raises(UserError, match='remote storage'):
-        harden_training(cfg)
 
 
 def test_a_config_that_imports_what_is_not_installed(tmp_path):

@@ -13,7 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmdet_mobileformer.analysis.complexity import count_cost
 from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.launch.data_flags import set_classes, set_data_root
-from mmdet_mobileformer.launch.train_flags import train_from_scratch
+from mmdet_mobileformer.launch.train import train_from_scratch
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 FILES = sorted([*CONFIGS.glob('*.py'), *CONFIGS.glob('ablation/*.py')])

@@ -64,15 +64,6 @@ def test_roboflow_folder_of_tests_serves_for_tests(cfg, roboflow):
     assert cfg.test_evaluator.ann_file == f'{roboflow}/test/_annotations.coco.json'
 
 
-def test_category_that_is_annotated_somewhere_stays_a_class(cfg, roboflow):
-    path = roboflow / 'valid' / '_annotations.coco.json'
-    content = json.loads(path.read_text())
-    content['annotations'][0]['category_id'] = 0
-    path.write_text(json.dumps(content))
-    set_data_root(cfg, str(roboflow))
-    assert annotated_classes(cfg) == ('figures', *CLASSES)
-
-
 @pytest.mark.parametrize(('name', 'stays'), [('__background__', False), ('other', True)])
 def test_category_without_annotation_is_left_out_where_it_means_the_background(
     cfg, tmp_path, name, stays

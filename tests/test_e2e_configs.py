@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from mmdet_mobileformer.analysis.complexity import count_cost
-from mmdet_mobileformer.launch.train_flags import train_from_scratch
+from mmdet_mobileformer.launch.train import train_from_scratch
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 

@@ -9,7 +9,7 @@ from checked_folder import assert_one_error, edit, find
 from coco_folder import annotation_file, write_coco_folder
 from mmdet.utils import register_all_modules
 
-from mmdet_mobileformer.data_check import coco_file, images
+from mmdet_mobileformer.data_check import images
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -80,15 +80,6 @@ def test_a_sample_is_opened_where_time_is_short(tmp_path, monkeypatch):
     assert first.errors == second.errors  # the sample is the same
     assert f'{images.BATCH} of {2 * images.BATCH} images' in first.notes[0]
     assert f'{images.BATCH} of {images.BATCH} images opened' in first.errors[0]
-
-
-def test_progress_is_told(root, monkeypatch, capsys):
-    monkeypatch.setattr(images, 'PROGRESS_SECONDS', -1)
-    monkeypatch.setattr(coco_file, 'LARGE_FILE', 0)
-    assert find(root).errors == []
-    said = capsys.readouterr().out
-    assert f'Reading {annotation_file(root)}' in said
-    assert f'4 of 4 images in {root}/train2017/ are opened' in said
 
 
 def test_image_of_another_size_is_named(root):

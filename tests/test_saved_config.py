@@ -81,15 +81,6 @@ def test_checkpoint_of_other_classes_is_refused_by_mmdets_api_too(run):
         init_detector(str(config), str(work_dir / 'epoch_1.pth'), device='cpu')
 
 
-def test_an_old_saved_config_is_made_one_for_mmdets_api():
-    cfg = Config.fromfile(CONFIGS / 'retinanet_mf52m_small.py')
-    cfg.work_dir = 'work'
-    loading = cfg.test_dataloader.dataset.pipeline[0]
-    loading.update(type='mmdet.LoadWholeImage', on_error='blank', report_file='bad_images.txt')
-    harden_loading(cfg)
-    assert cfg.test_dataloader.dataset.pipeline[0] == dict(type='LoadImageFromFile')
-
-
 SHIPPED = sorted([*CONFIGS.glob('*.py'), *CONFIGS.glob('[ac]*/[!_]*.py')])
 
 

@@ -76,12 +76,13 @@ def test_cosine_ends_with_the_run():
     assert rate[-1] == pytest.approx(0.01, abs=0.001)
 
 
-def test_warmup_of_epochs_is_shortened_below_one():
-    warmup = dict(type='LinearLR', start_factor=0.1, begin=0, end=5)
-    rate = rates(scaled(6, warmup).param_scheduler, 6, 10)
-    assert rate[4] < 1 and rate[5] == pytest.approx(1)  # six iterations, a tenth of the run
-    long = scaled(120, warmup).param_scheduler[0]
-    assert (long.type, long.end) == ('WarmupLR', 12)
+def test_warmup_of_epochs_stays_in_proportion():
+    warmup = dict(type='QuadraticWarmupLR', begin=0, end=3, convert_to_iter_based=True)
+    assert scaled(6, warmup).param_scheduler[0].end == 1.5
+    made_by_epochs = scaled(6, WARMUP).param_scheduler[0]
+    assert made_by_epochs.end == 0.6
+    again = scaled(60, made_by_epochs, max_epochs=6).param_scheduler[0]
+    assert (again.type, again.end, again.iterations) == ('WarmupLR', 6, 500)
 
 
 def test_what_falls_from_the_beginning_is_no_warmup():

@@ -91,6 +91,15 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``."""
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load checkpoints that can execute code; only for your own old files',
+    )
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that training and testing share."""
     parser.add_argument(
@@ -109,11 +118,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--classwise', action='store_true', help='report the AP of each class too')
     add_cfg_options(parser)
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load checkpoints that can execute code; only for your own old files',
-    )
+    add_trust(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],

@@ -1,8 +1,11 @@
 """Compare exported files with PyTorch: ``python tools/check_exports.py [CONFIG ...]``."""
 
 import argparse
+from pathlib import Path
 
 from _command import add_cfg_options, run
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_args() -> argparse.Namespace:
@@ -12,7 +15,11 @@ def parse_args() -> argparse.Namespace:
         "the size of the config's test images, at half of it and at 1.25 times, lying and upright"
     )
     parser.add_argument(
-        'configs', nargs='*', metavar='CONFIG', help='default: every detector in configs/'
+        'configs',
+        nargs='*',
+        metavar='CONFIG',
+        default=sorted(map(str, ROOT.glob('configs/*_mf*.py'))),
+        help='default: every detector in configs/',
     )
     add_cfg_options(parser)
     return parser.parse_args()

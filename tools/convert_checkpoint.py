@@ -2,7 +2,7 @@
 
 import argparse
 
-from _command import run
+from _command import add_trust, run
 
 VARIANTS = ('26m', '52m', '96m', '151m', '214m', '294m', '508m')
 
@@ -30,11 +30,7 @@ def parse_args() -> argparse.Namespace:
         help='fetch the published checkpoint of %(choices)s (needs gdown) instead of reading SRC, '
         'and convert it to checkpoints/mobile_former_VARIANT.pth, where the configs look for it',
     )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load a checkpoint that can execute code; only for your own old files',
-    )
+    add_trust(parser)
     args = parser.parse_args()
     if args.download:
         if args.source or args.to_official:

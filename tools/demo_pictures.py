@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.fileio import load
 
     from mmdet_mobileformer.analysis import pictures
-    from mmdet_mobileformer.launch.arguments import load_config
+    from mmdet_mobileformer.launch.config import load_config
     from mmdet_mobileformer.launch.data_flags import set_data_root
     from mmdet_mobileformer.launch.work_dir import find_run
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from _command import add_cfg_options, run
+from _command import add_cfg_options, add_trust, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,11 +50,7 @@ def parse_args() -> argparse.Namespace:
         metavar=('PIXELS', 'SCORE'),
         help='largest difference of boxes and scores; default 0.1 0.001, with --fp16 5 0.05',
     )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load a checkpoint that can execute code; only for your own old files',
-    )
+    add_trust(parser)
     add_cfg_options(parser)
     return parser.parse_intermixed_args()
 

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
 
     from mmdet_mobileformer.analysis.complexity import count_cost
     from mmdet_mobileformer.errors import UserError
-    from mmdet_mobileformer.launch.arguments import load_config
+    from mmdet_mobileformer.launch.config import load_config
 
     height, width = args.shape
     if min(height, width) < 32:

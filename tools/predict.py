@@ -2,7 +2,7 @@
 
 import argparse
 
-from _command import add_cfg_options, run
+from _command import add_cfg_options, add_trust, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,11 +36,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--device', help='cpu, cuda, cuda:1; default: cuda where there is one')
     add_cfg_options(parser)
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='read a checkpoint that holds more than data, which can run code: own old files only',
-    )
+    add_trust(parser)
     return parser.parse_intermixed_args()
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from _command import add_cfg_options, run
+from _command import add_cfg_options, add_trust, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,11 +28,7 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='detections of the end-to-end detector to follow (default %(default)s)',
     )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load a checkpoint that can execute code; only for your own old files',
-    )
+    add_trust(parser)
     add_cfg_options(parser)
     args = parser.parse_intermixed_args()
     *args.run, args.image = args.run

@@ -13,12 +13,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--epochs', type=int, metavar='N', help="train N epochs, the config's schedule scaled"
     )
-    parser.add_argument(
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
         '--pretrained',
         metavar='FILE',
         help="begin with this file's backbone: a converted ImageNet checkpoint, or any detector's",
     )
-    parser.add_argument(
+    weights.add_argument(
         '--from-scratch',
         action='store_true',
         help='start from random weights: no pretrained file, normalisation statistics learn',

@@ -2,35 +2,17 @@
 
 Every annotation file is read once and its boxes are checked as arrays, so that COCO's 860 000 boxes
 take seconds beyond the reading itself; all images are opened, or as many as half a minute allows.
-What would stop a run later, or spoil it silently, is an error; what mmdet handles in a way that may
-surprise is a warning:
+What would stop a run later, or spoil it silently, is an error: files that are missing or no COCO
+annotations, doubled ids, images that are missing, unreadable, outside the folder or of another
+size, classes that are not those of the data and the heads in number, names and order, boxes in
+another format, nothing to learn, an evaluator that reads other annotations than the data.
+What mmdet handles in a way that may surprise is a warning: boxes that it drops, boxes that reach
+out of their images, annotations of unlisted images.
 
-========================================================  =======
-annotation file or image folder missing, broken JSON,      error
-not COCO's layout, a missing or wrongly typed field
-duplicate ids, a category id or image id not in the file   error
-image missing, unreadable, of another size than annotated  error
-image name leading out of the folder                       error
-class names unknown, missing, doubled or in another order  error
-``num_classes`` of a head not the number of classes         error
-evaluator reading another annotation file than the data    error
-box not four finite numbers; no box left; most boxes       error
-reaching out of their images (another box format)
-nothing but crowds to train on                             error
-nothing but crowds to evaluate on                          warning
-a class called background                                  warning
-annotation of an image that the file does not list         warning
-box that mmdet drops: under 1 pixel wide or high, of no    warning
-area, or outside its image
-box that reaches out of its image                          warning
-category that is listed, but has no annotation             note
-========================================================  =======
-
-A config's ``data_check`` is a dict of three settings, the last two of which tools set:
+A config's ``data_check`` is a dict of two settings, the second of which tools set:
 
 - ``other_categories='ignore'``: the run leaves categories of the file out on purpose (a note).
 - ``bad_images='skip'``: the run skips unreadable images (--skip-bad-images; warnings).
-- ``classes_of=FILE``: the checkpoint that the classes were taken from (--classes auto).
 """
 
 import os
@@ -46,9 +28,9 @@ from mmdet_mobileformer.config_tree import (
     walk_evaluators,
     walk_heads,
 )
-from mmdet_mobileformer.data_check.coco_file import Needs, check_coco_file, is_background
+from mmdet_mobileformer.data_check.coco_file import check_coco_file
 from mmdet_mobileformer.data_check.findings import Findings
-from mmdet_mobileformer.data_check.images import check_files, check_folder, open_images
+from mmdet_mobileformer.data_check.images import check_files, open_images
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> Findings:
@@ -75,29 +57,28 @@ def check_data(cfg: Config, splits: Iterable[str]) -> Findings:
                 key = (source.ann_file, source.folder, source.classes)
                 shared.setdefault(key, []).append(source)
             else:
-                findings.note(
+                findings.notes.append(
                     f'{source.path} is not checked: only data sets in COCO format on local disks '
                     'are.'
                 )
     image_sets = []
     for (ann_file, folder, classes), sources in shared.items():
-        needs = Needs(
-            classes=classes,
+        images = check_coco_file(
+            ann_file,
+            classes,
+            findings,
             trained=any(source.split == 'train' for source in sources),
             evaluated=any(source.split in evaluated for source in sources),
+            drops_empty=(sources[0].config.get('filter_cfg') or {}).get('filter_empty_gt', False),
             ignore_others=settings.get('other_categories') == 'ignore',
-            classes_of=settings.get('classes_of'),
         )
-        coco = check_coco_file(ann_file, needs, findings)
-        if coco and needs.trained and not coco.num_usable:
-            drops_empty = (sources[0].config.get('filter_cfg') or {}).get('filter_empty_gt', False)
-            (findings.error if drops_empty else findings.warning)(
-                f'{ann_file} has no box that mmdet would use among {coco.num_annotations} '
-                'annotations; boxes must be [x, y, width, height] in pixels, at least 1 pixel wide '
-                'and high, inside their images and of positive area.'
+        if not os.path.isdir(folder):
+            findings.errors.append(
+                f'the image folder {folder} does not exist; point --data-root at the folder that '
+                'holds it, or set data_prefix.img.'
             )
-        if check_folder(folder, findings) and coco:
-            image_sets.append(check_files(coco.images, ann_file, folder, findings))
+        elif images is not None:
+            image_sets.append(check_files(images, ann_file, folder, findings))
     _check_classes(cfg, [sources[0] for sources in shared.values()], findings)
     open_images(image_sets, findings, settings.get('bad_images') == 'skip')
     return findings
@@ -126,7 +107,7 @@ def _check_evaluators(
     for metric in metrics:
         ann_file = metric.get('ann_file')
         if ann_file and files and os.path.realpath(ann_file) not in files:
-            findings.error(
+            findings.errors.append(
                 f'{split}_evaluator.ann_file of {cfg.filename} is {ann_file}, which is no '
                 f'annotation file of {split}_dataloader; name the same file, or point --data-root '
                 'at the data.'
@@ -135,11 +116,11 @@ def _check_evaluators(
 
 
 def _check_classes(cfg: Config, sources: list[DataSource], findings: Findings) -> None:
-    """Compare ``num_classes`` of every head with the number of class names, and look at these."""
+    """Compare ``num_classes`` of every head with the number of class names."""
     counts = {len(source.classes): source for source in reversed(sources)}
     if len(counts) > 1:
         different = ', '.join(f'{source.path} has {count}' for count, source in counts.items())
-        findings.error(
+        findings.errors.append(
             f'the data sets of {cfg.filename} have different numbers of classes ({different}); '
             'give all the same metainfo.classes, or use --classes auto.'
         )
@@ -147,14 +128,8 @@ def _check_classes(cfg: Config, sources: list[DataSource], findings: Findings) -
     for count, source in counts.items():
         for path, head in walk_heads(cfg.model):
             if head['num_classes'] != count:
-                findings.error(
+                findings.errors.append(
                     f'{path}.num_classes of {cfg.filename} is {head["num_classes"]}, but '
                     f'{source.path} has {count} classes; set num_classes={count}, or '
                     'metainfo.classes to the right names, or use --classes auto.'
                 )
-        for name in filter(is_background, source.classes):
-            findings.warning(
-                f'{name!r} of {source.ann_file} is a class like any other for mmdet: its boxes '
-                'are learned, detected and counted in AP. What no box covers is background '
-                'already; remove the category, unless it is meant.'
-            )

@@ -1,12 +1,15 @@
 """What the check finds, and how it says so."""
 
+from dataclasses import dataclass, field
+
 from mmdet_mobileformer.errors import UserError
 
 MAX_LISTED = 20
 
 
+@dataclass(frozen=True)
 class Findings:
-    """What the check found, one sentence each; `error`, `warning` and `note` add one.
+    """What the check found, one sentence each.
 
     Attributes:
         errors: What would stop the run later, or spoil it silently.
@@ -14,20 +17,12 @@ class Findings:
         notes: What is good to know.
     """
 
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.warnings: list[str] = []
-        self.notes: list[str] = []
-        self.error = self.errors.append
-        self.warning = self.warnings.append
-        self.note = self.notes.append
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def raise_errors(self) -> None:
-        """Raise all errors as one.
-
-        Raises:
-            UserError: With the first 20 errors and how many more there are.
-        """
+        """Raise the first 20 errors as one UserError that says how many more there are."""
         if not self.errors:
             return
         lines = [f'the data check found {len(self.errors)} problem(s):']

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -14,40 +13,16 @@ from mmdet_mobileformer.engine.images import read_image
 from mmdet_mobileformer.errors import listing
 
 SECONDS = 30  # for opening the images of all annotation files
-PROGRESS_SECONDS = 5  # between two lines of progress
 BATCH = 16  # images between two looks at the clock; so many are opened in any case
 
-
-@dataclass(frozen=True)
-class ImageSet:
-    """The images of an annotation file that are in its folder.
-
-    Attributes:
-        ann_file: The annotation file.
-        folder: The image folder.
-        entries: What the file says of each image.
-    """
-
-    ann_file: str
-    folder: str
-    entries: list[dict]
+# An annotation file, its image folder, and what it says of each image that is there.
+ImageSet = tuple[str, str, list[dict]]
 
 
 def leads_out(file_name: str) -> bool:
     """Whether an image name is absolute or climbs by '..', under POSIX or Windows rules."""
     paths = PurePosixPath(file_name), PureWindowsPath(file_name)
     return any(path.anchor or '..' in path.parts for path in paths)
-
-
-def check_folder(folder: str, findings: Findings) -> bool:
-    """Check that the image folder exists, and say whether it does."""
-    exists = os.path.isdir(folder)
-    if not exists:
-        findings.error(
-            f'the image folder {folder} does not exist; point --data-root at the folder that holds '
-            'it, or set data_prefix.img.'
-        )
-    return exists
 
 
 def check_files(images: list[dict], ann_file: str, folder: str, findings: Findings) -> ImageSet:
@@ -60,15 +35,12 @@ def check_files(images: list[dict], ann_file: str, folder: str, findings: Findin
         ann_file: Path of the annotation file.
         folder: The image folder, which exists.
         findings: Takes what is found.
-
-    Returns:
-        The images that exist.
     """
     if not images:
-        findings.error(f'{ann_file} lists no image; correct --data-root or ann_file.')
+        findings.errors.append(f'{ann_file} lists no image; correct --data-root or ann_file.')
     outside = [image['file_name'] for image in images if leads_out(image['file_name'])]
     if outside:
-        findings.error(
+        findings.errors.append(
             f'{ann_file} names {len(outside)} images outside the image folder {folder}: '
             f'{listing(outside, MAX_LISTED)}; names must be relative and without "..": put the '
             'images, or links to them, into the folder.'
@@ -77,11 +49,11 @@ def check_files(images: list[dict], ann_file: str, folder: str, findings: Findin
     present = _present([image['file_name'] for image in inside], folder)
     missing = [image['file_name'] for image in inside if image['file_name'] not in present]
     if missing:
-        findings.error(
+        findings.errors.append(
             f'{len(missing)} of {len(inside)} images that {ann_file} names are not in {folder}: '
             f'{listing(missing, MAX_LISTED)}; correct --data-root, or complete the folder.'
         )
-    return ImageSet(ann_file, folder, [i for i in inside if i['file_name'] in present])
+    return ann_file, folder, [i for i in inside if i['file_name'] in present]
 
 
 def _present(names: list[str], folder: str) -> set[str]:
@@ -99,64 +71,47 @@ def open_images(image_sets: list[ImageSet], findings: Findings, skip_bad_images:
 
     All are opened if half a minute is enough, else a random sample, which begins with the same
     images in every run. The smallest set comes first, and each gets an equal share of what is left.
-
-    Args:
-        image_sets: The images.
-        findings: Takes what is found.
-        skip_bad_images: Whether the run skips images that cannot be read.
     """
     end = time.monotonic() + SECONDS
-    image_sets = sorted(image_sets, key=lambda image_set: len(image_set.entries))
-    for index, image_set in enumerate(image_sets):
-        now = time.monotonic()
-        share = (end - now) / (len(image_sets) - index)
-        _open_set(image_set, now + share, findings, skip_bad_images)
-
-
-def _open_set(image_set: ImageSet, end: float, findings: Findings, skip_bad_images: bool) -> None:
-    ann_file, folder = image_set.ann_file, image_set.folder
-    problems = list(_look_at_images(image_set, end))
-    found = f'of {len(problems)} images opened in {folder}'
-    unreadable = sorted(words for kind, words in problems if kind == 'unreadable')
-    if unreadable:
-        said = f'{len(unreadable)} {found} cannot be read: {listing(unreadable, MAX_LISTED, str)}'
-        if skip_bad_images:
-            findings.warning(f'{said}; the run skips them.')
-        else:
-            findings.error(
-                f'{said}; replace them, remove them from {ann_file}, or let the run skip them by '
-                '--skip-bad-images.'
+    image_sets = sorted(image_sets, key=lambda image_set: len(image_set[2]))
+    for index, (ann_file, folder, entries) in enumerate(image_sets):
+        share = (end - time.monotonic()) / (len(image_sets) - index)
+        problems = list(_look_at_images(folder, entries, time.monotonic() + share))
+        found = f'of {len(problems)} images opened in {folder}'
+        unreadable = sorted(words for kind, words in problems if kind == 'unreadable')
+        if unreadable:
+            listed = listing(unreadable, MAX_LISTED, str)
+            said = f'{len(unreadable)} {found} cannot be read: {listed}'
+            if skip_bad_images:
+                findings.warnings.append(f'{said}; the run skips them.')
+            else:
+                findings.errors.append(
+                    f'{said}; replace them, remove them from {ann_file}, or let the run skip them '
+                    'by --skip-bad-images.'
+                )
+        resized = sorted(words for kind, words in problems if kind == 'size')
+        if resized:
+            findings.errors.append(
+                f'{len(resized)} {found} are of another size than {ann_file} says: '
+                f'{listing(resized, MAX_LISTED, str)}; correct the entries and their boxes, or the '
+                'images (an EXIF orientation counts).'
             )
-    resized = sorted(words for kind, words in problems if kind == 'size')
-    if resized:
-        findings.error(
-            f'{len(resized)} {found} are of another size than {ann_file} says: '
-            f'{listing(resized, MAX_LISTED, str)}; correct the entries and their boxes, or the '
-            'images (an EXIF orientation counts).'
-        )
-    if len(problems) < len(image_set.entries):
-        findings.note(
-            f'{len(problems)} of {len(image_set.entries)} images in {folder} were opened, a random '
-            'sample: all would take more than half a minute.'
-        )
+        if len(problems) < len(entries):
+            findings.notes.append(
+                f'{len(problems)} of {len(entries)} images in {folder} were opened, a random '
+                'sample: all would take more than half a minute.'
+            )
 
 
-def _look_at_images(image_set: ImageSet, end: float) -> Iterator[tuple[str, str]]:
+def _look_at_images(folder: str, entries: list[dict], end: float) -> Iterator[tuple[str, str]]:
     """Open images until the time is over; yield what :func:`_look_at` says of each."""
-    entries = image_set.entries
     order = np.random.default_rng(0).permutation(len(entries))
-    said = time.monotonic()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # OpenCV decodes in parallel
         for first in range(0, len(order), BATCH):
             batch = [entries[i] for i in order[first : first + BATCH]]
-            yield from pool.map(lambda entry: _look_at(image_set.folder, entry), batch)
-            now = time.monotonic()
-            if now > end:
+            yield from pool.map(lambda entry: _look_at(folder, entry), batch)
+            if time.monotonic() > end:
                 return
-            if now - said > PROGRESS_SECONDS:
-                said = now
-                done = f'{first + len(batch)} of {len(entries)}'
-                print(f'Data check: {done} images in {image_set.folder} are opened.', flush=True)
 
 
 def _look_at(folder: str, entry: dict) -> tuple[str, str]:

@@ -4,7 +4,6 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator
-from copy import copy
 from pathlib import Path
 
 import cv2
@@ -20,10 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet_mobileformer.config_tree import names_class, pipeline_of
 from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.export import OnnxDetector, compare, describe, export_detector
-from mmdet_mobileformer.launch.arguments import load_config
+from mmdet_mobileformer.export import Difference, OnnxDetector, compare, describe, export_detector
+from mmdet_mobileformer.launch.config import load_config
 
-CONFIGS = ('retinanet_mf*.py', 'e2e_mf*.py')
 SCALES = (1.0, 0.5, 1.25)
 TOLERANCE = (0.1, 1e-3)  # pixels, score
 ROW = '{:<34} {:>10} {:>6} {:>8} {:>10} {:>10}'
@@ -32,37 +30,23 @@ ROW = '{:<34} {:>10} {:>6} {:>8} {:>10} {:>10}'
 def check_exports(args: argparse.Namespace) -> None:
     """Export every config with random weights, and print how far each file is from PyTorch.
 
-    Args:
-        args: Of tools/check_exports.py.
-
     Raises:
         UserError: If a file differs, or nothing was there to compare.
     """
     print(ROW.format('config', 'size', 'boxes', 'one side', 'pixels', 'score'), flush=True)
     failed = []
-    for path in args.configs or _shipped_configs():
-        for size, row, good in _check(path, args):
+    for path in args.configs:
+        for size, found in _check(path, args):
+            row = (found.compared, found.missing, f'{found.box:.1e}', f'{found.score:.1e}')
             print(ROW.format(Path(path).stem, size, *row), flush=True)
-            if not good:
+            if not (found.compared and found.within(*TOLERANCE)):
                 failed.append(f'{path} at {size}')
     if failed:
         raise UserError(f'exported files differ from PyTorch: {", ".join(failed)}.')
 
 
-def _shipped_configs() -> list[str]:
-    folder = Path('configs')
-    found = [str(path) for pattern in CONFIGS for path in sorted(folder.glob(pattern))]
-    if not found:
-        raise UserError(
-            f'{folder.absolute()} holds no configs ({", ".join(CONFIGS)}); run it in the root of '
-            'the repository, or name configs.'
-        )
-    return found
-
-
-def _check(path: str, args: argparse.Namespace) -> Iterator[tuple[str, tuple, bool]]:
-    """Export one config, and yield each size with its row and whether it agrees."""
-    args = copy(args)
+def _check(path: str, args: argparse.Namespace) -> Iterator[tuple[str, Difference]]:
+    """Export one config, and yield each size with what differs."""
     args.config = path
     cfg = load_config(args)
     cfg.model.backbone.init_cfg = None
@@ -73,10 +57,9 @@ def _check(path: str, args: argparse.Namespace) -> Iterator[tuple[str, tuple, bo
         export_detector(detector, file, describe(cfg, classes))
         exported = OnnxDetector(file, cfg.model.data_preprocessor, torch.get_num_threads())
     for height, width in sizes_of(cfg):
-        picture = blobs(height, width)
-        found = compare(detector, exported, [picture], *TOLERANCE, batches=[[(height, width)]])
-        row = (found.compared, found.missing, f'{found.box:.1e}', f'{found.score:.1e}')
-        yield f'{height}x{width}', row, bool(found.compared) and found.within(*TOLERANCE)
+        picture, batches = blobs(height, width), [[(height, width)]]
+        found = compare(detector, exported, [picture], *TOLERANCE, batches=batches)
+        yield f'{height}x{width}', found
 
 
 def random_detector(cfg: Config) -> BaseDetector:

@@ -3,8 +3,10 @@
 All functions change the config in place and work on any mmdet config, this project's or not.
 """
 
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
@@ -19,13 +21,8 @@ from mmdet_mobileformer.config_tree import (
     walk_evaluators,
     walk_heads,
 )
-from mmdet_mobileformer.data_check.coco_file import is_background, read_json
 from mmdet_mobileformer.errors import UserError, listing
-from mmdet_mobileformer.launch.data_layouts import (
-    coco_layout,
-    find_annotations,
-    how_to_convert,
-)
+from mmdet_mobileformer.launch.data_layouts import coco_layout, find_annotations, how_to_convert
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
@@ -34,10 +31,6 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     A file or folder that the config names relative to its own root is looked for under the new one;
     where that is not there, the layouts that :func:`find_annotations` knows are. Data sets without
     an annotation file (ImageNet's) take the new root and keep the folder under it.
-
-    Args:
-        cfg: The config.
-        data_root: The folder.
 
     Raises:
         UserError: If the folder does not exist, is in a layout that has to be converted, or a data
@@ -51,7 +44,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
         for _, node in walk((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
             if 'data_root' in node and not node.get('ann_file'):
                 node['data_root'] = data_root
-        annotations = {}
+        moved = {}
         for source in data_sources(cfg, split):
             if not source.is_coco:
                 raise UserError(
@@ -60,13 +53,11 @@ def set_data_root(cfg: Config, data_root: str) -> None:
                 )
             before = source.ann_file
             _move_dataset(source, data_root)
-            annotations[os.path.normpath(before)] = source.ann_file
-        if split == 'train' or not annotations:
-            continue
+            moved[os.path.normpath(before)] = source.ann_file
         for evaluator in walk_evaluators(cfg, split):
-            if evaluator.get('ann_file'):
+            if moved and evaluator.get('ann_file'):
                 old = os.path.normpath(evaluator['ann_file'])
-                evaluator['ann_file'] = annotations.get(old, next(iter(annotations.values())))
+                evaluator['ann_file'] = moved.get(old, next(iter(moved.values())))
 
 
 def _move_dataset(source: DataSource, data_root: str) -> None:
@@ -88,36 +79,32 @@ def _move_dataset(source: DataSource, data_root: str) -> None:
 def annotated_classes(cfg: Config) -> tuple[str, ...]:
     """Category names in the annotation file of the first data set, in the file's order.
 
-    Left out, with a note, are categories without annotation in any file that only name the others:
-    their supercategory, which Roboflow lists as a category, or the background.
+    Left out, with a note, are categories without annotation that only name the others: their
+    supercategory, which Roboflow lists as a category, or the background.
 
     Raises:
         UserError: If there is no such file or it is not a COCO annotation file.
     """
-    files = list(dict.fromkeys(source.ann_file for source in data_sources(cfg)))
-    if not files:
+    ann_file = next((source.ann_file for source in data_sources(cfg)), None)
+    if ann_file is None:
         raise UserError(
             f'--classes auto finds no data set with an annotation file in {cfg.filename}.'
         )
-    categories, used = read_categories(files[0])
+    categories, used = read_categories(ann_file)
     parents = {c.get('supercategory') for c in categories if c.get('supercategory') != c['name']}
+    names = [category['name'] for category in categories]
     unused = [
-        category
+        category['name']
         for category in categories
         if category['id'] not in used
-        and (category['name'] in parents or is_background(category['name']))
+        and (category['name'] in parents or category['name'].strip('_ ').lower() == 'background')
     ]
-    # Further files are read only where that matters: they may be large.
-    for file in files[1:] if unused else []:
-        used = read_categories(file)[1] if os.path.isfile(file) else set()
-        unused = [category for category in unused if category['id'] not in used]
     if unused:
-        names = listing(category['name'] for category in unused)
         print_log(
-            f'--classes auto leaves {names} of {files[0]} out: it stands for the other categories '
-            'or the background, and nothing is annotated with it.'
+            f'--classes auto leaves {listing(unused)} of {ann_file} out: it stands for the other '
+            'categories or the background, and nothing is annotated with it.'
         )
-    return tuple(category['name'] for category in categories if category not in unused)
+    return tuple(name for name in names if name not in unused)
 
 
 def read_categories(ann_file: str) -> tuple[list[dict], set]:
@@ -127,33 +114,19 @@ def read_categories(ann_file: str) -> tuple[list[dict], set]:
         UserError: If it cannot be read or is no COCO annotation file.
     """
     try:
-        content = read_json(ann_file)
+        content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
         used = {annotation.get('category_id') for annotation in content.get('annotations') or []}
-        return [dict(category, name=category['name']) for category in content['categories']], used
-    except OSError:
+        return [dict(c, id=c['id'], name=c['name']) for c in content['categories']], used
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f'the annotation file {ann_file} cannot be read, so its categories are unknown; '
-            'name its folder by --data-root.'
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f'{ann_file} has no categories; it must be a COCO '
-            'annotation file (JSON with images, annotations and categories).'
+            f'the categories of {ann_file} cannot be read ({type(error).__name__}: {error}); it '
+            'must be a COCO annotation file (JSON with images, annotations and categories): name '
+            'its folder by --data-root.'
         ) from None
 
 
 def set_classes(cfg: Config, classes: Sequence[str]) -> None:
-    """Give all data sets these class names, with a palette, and size every head to them.
-
-    Args:
-        cfg: The config.
-        classes: Category names in label order.
-
-    Raises:
-        UserError: If there is no name.
-    """
-    if not classes:
-        raise UserError('--classes auto found no category; the annotation file lists none.')
+    """Give all data sets these class names in label order, with a palette, and size every head."""
     # Plain integers: the config is written to the work directory as text.
     palette = [tuple(map(int, color)) for color in get_palette('random', len(classes))]
     for source in data_sources(cfg):
@@ -165,13 +138,7 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
 
 
 def set_classwise(cfg: Config) -> None:
-    """Make every COCO metric report the AP of each class as well.
-
-    Raises:
-        UserError: If the config has no COCO metric.
-    """
-    metrics = [m for s in ('val', 'test') for m in walk_evaluators(cfg, s) if is_coco_metric(m)]
-    if not metrics:
-        raise UserError(f'--classwise needs a COCO metric, and {cfg.filename} has none.')
-    for metric in metrics:
-        metric['classwise'] = True
+    """Make every COCO metric report the AP of each class as well."""
+    for split in ('val', 'test'):
+        for metric in filter(is_coco_metric, walk_evaluators(cfg, split)):
+            metric['classwise'] = True

@@ -20,10 +20,6 @@ def find_annotations(data_root: str, split: str) -> tuple[str, str] | None:
     Known are :func:`coco_layout` and Roboflow's: ``_annotations.coco.json`` among the images of
     ``train/``, ``valid/`` and ``test/``, or of YOLO's folders of images.
 
-    Args:
-        data_root: The folder.
-        split: 'train', 'val' or 'test'.
-
     Returns:
         Both relative to the folder; None if there is no such file.
     """
@@ -78,7 +74,7 @@ def _from_yolo(root: Path) -> str | None:
             f'for images, labels in {folders}]'
         )
     if any((root / 'labels').glob('*.txt')) and (root / 'images').is_dir():
-        return _python(_split(root, f"{read}('{root}/images', '{root}/labels', {names!r})"))
+        return _split(root, f"{read}('{root}/images', '{root}/labels', {names!r})")
     return None
 
 
@@ -86,9 +82,9 @@ def _from_voc(root: Path) -> str | None:
     images, annotations = root / 'JPEGImages', root / 'Annotations'
     if any(annotations.glob('*.xml')) and images.is_dir():
         lists = [root / 'ImageSets/Main' / f'{split}.txt' for split in ('train', 'val')]
-        read = f"supervision.DetectionDataset.from_pascal_voc('{images}', '{annotations}')"
         if not all(path.is_file() for path in lists):
-            return _python(_split(root, read))
+            read = 'supervision.DetectionDataset.from_pascal_voc'
+            return _split(root, f"{read}('{images}', '{annotations}')")
         place = shlex.quote(str(root))
         return (
             f'for s in train val; do mkdir -p {place}/$s && '
@@ -103,24 +99,24 @@ def _from_voc(root: Path) -> str | None:
     return ' && '.join(_globox(shlex.quote(str(root / folder))) for folder in found) or None
 
 
-def _python(expression: str) -> str:
-    return f'{_CONVERTER}/bin/python -c "import supervision; {expression}"'
-
-
-def _split(root: Path, data_set: str) -> str:
-    """Program text that writes a random fifth of a data set for validation, the rest to train on.
-
-    The classes stay those of the whole data set.
-    """
-    return (
-        f"[part.as_coco('{root}/' + name, '{root}/' + name + '/{BESIDE_IMAGES}') for name, part in "
-        f"zip(('train', 'valid'), {data_set}.split(0.8, random_state=0))]"
-    )
-
-
 def _globox(folder: str) -> str:
     """Convert VOC files beside their images, with the classes in alphabetical order."""
     return (
         f'{_CONVERTER}/bin/globox convert {folder} {folder}/{BESIDE_IMAGES} '
         f'-f pascalvoc -d {folder} -F coco -A'
     )
+
+
+def _split(root: Path, data_set: str) -> str:
+    """Write a random fifth of a data set for validation, the rest to train on.
+
+    The classes stay those of the whole data set.
+    """
+    return _python(
+        f"[part.as_coco('{root}/' + name, '{root}/' + name + '/{BESIDE_IMAGES}') for name, part in "
+        f"zip(('train', 'valid'), {data_set}.split(0.8, random_state=0))]"
+    )
+
+
+def _python(expression: str) -> str:
+    return f'{_CONVERTER}/bin/python -c "import supervision; {expression}"'

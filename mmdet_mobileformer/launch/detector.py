@@ -1,9 +1,7 @@
 """A trained detector, ready to detect: from a work directory, a checkpoint or an exported file."""
 
 import argparse
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +15,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdet_mobileformer.checkpoints.compare import classes_of, load_whole_checkpoint
 from mmdet_mobileformer.config_tree import data_sources, names_class, pipeline_of
-from mmdet_mobileformer.errors import UserError
-from mmdet_mobileformer.launch.arguments import load_config
+from mmdet_mobileformer.launch.config import load_config
 from mmdet_mobileformer.launch.data_flags import set_classes, set_data_root
 from mmdet_mobileformer.launch.work_dir import find_run
 
@@ -40,15 +37,9 @@ class TrainedDetector:
     palette: list[tuple[int, int, int]] | str
 
     def pipeline(self) -> Compose:
-        """The test pipeline, for arrays in the place of files and without annotations.
-
-        Raises:
-            UserError: If the test data set of the config has none.
-        """
-        steps = pipeline_of(self.cfg, 'test')
-        if not steps:
-            raise UserError(f'{self.cfg.filename} has no pipeline in its test_dataloader.')
-        steps = [step for step in steps[1:] if not names_class(step, 'LoadAnnotations')]
+        """The test pipeline, for arrays in the place of files and without annotations."""
+        steps = pipeline_of(self.cfg, 'test')[1:]
+        steps = [step for step in steps if not names_class(step, 'LoadAnnotations')]
         return Compose([dict(type='mmdet.LoadImageFromNDArray'), *steps])
 
 
@@ -60,20 +51,14 @@ def load_detector(
     Args:
         words: WORK_DIR, WORK_DIR CHECKPOINT, CONFIG CHECKPOINT or FILE.onnx.
         args: ``cfg_options``, ``trust_checkpoint`` and ``data_root``, as far as there are such.
-        device: Where it computes; by default on a GPU where there is one, and an exported file on
-            the CPU.
+        device: Where it computes; by default on a GPU where there is one. An exported file computes
+            on the CPU.
 
     Raises:
-        UserError: If there is no such file, it does not fit, or the device is not there.
+        UserError: If there is no such file, or it does not fit.
     """
     if words[0].endswith('.onnx'):
-        return _exported(words[0], device)
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f'--device {device} cannot be used ({reason}); try --device cpu.') from None
+        return _exported(words[0])
     args.config, path = find_run(words)
     cfg = load_config(args)
     if getattr(args, 'data_root', None):
@@ -85,24 +70,19 @@ def load_detector(
     # The checkpoint has all weights: files that the parts' init_cfg name need not be there.
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_whole_checkpoint(model, checkpoint, path, cfg)
-    model.to(device).eval().requires_grad_(False)
+    model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    model.eval().requires_grad_(False)
     return TrainedDetector(model, cfg, classes or _classes_of(cfg), _palette(cfg))
 
 
-def _exported(file: str, device: str | None) -> TrainedDetector:
-    try:
-        from mmdet_mobileformer.export import OnnxDetector, open_session
-    except ImportError as error:
-        raise UserError(
-            f'{file} needs ONNX Runtime ({error}); pip install onnx onnxscript onnxruntime.'
-        ) from None
-    if device not in (None, 'cpu'):
-        raise UserError(f'{file} is run by ONNX Runtime on the CPU; leave --device {device} out.')
-    about = open_session(file).get_modelmeta().custom_metadata_map
-    cfg = Config.fromstring(about['config'], '.py')
+def _exported(file: str) -> TrainedDetector:
+    from mmdet_mobileformer.export import OnnxDetector  # needs ONNX Runtime
+
+    model = OnnxDetector(file, num_threads=torch.get_num_threads()).eval()
+    cfg = Config.fromstring(model.metadata['config'], '.py')
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    model = OnnxDetector(file, cfg.model.data_preprocessor, torch.get_num_threads()).eval()
-    return TrainedDetector(model, cfg, tuple(json.loads(about['classes'])), _palette(cfg))
+    model.data_preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    return TrainedDetector(model, cfg, model.classes, _palette(cfg))
 
 
 def _classes_of(cfg: Config) -> tuple[str, ...]:
@@ -116,14 +96,3 @@ def _palette(cfg: Config) -> Any:  # noqa: ANN401 (a config's value)
         if len(palette) >= len(source.classes):
             return palette
     return 'random'
-
-
-def split_words(words: list[str]) -> tuple[list[str], list[str]]:
-    """Separate the words that name a detector from those behind them.
-
-    One word where it is a folder or an exported file, else CONFIG CHECKPOINT; a checkpoint may
-    follow a folder.
-    """
-    alone = words[0].endswith('.onnx') or Path(words[0]).is_dir()
-    count = 1 if alone and not (len(words) > 2 and words[1].endswith('.pth')) else 2
-    return words[:count], words[count:]

@@ -3,7 +3,7 @@
 import glob
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import count
 
 import cv2
 import numpy as np
@@ -15,12 +15,8 @@ PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 
 
-@dataclass
-class Frame:
-    """An image (H, W, 3) uint8 BGR with a name: its path below the folder of all, or a number."""
-
-    name: str
-    image: np.ndarray
+# A name (its path below the folder of all, or a number), and an image (H, W, 3) uint8 BGR.
+Frame = tuple[str, np.ndarray]
 
 
 class Pictures:
@@ -46,7 +42,7 @@ class Pictures:
                 print(f'skipped {file}: it cannot be read ({" ".join(str(error).split())}).')
                 self.skipped += 1
                 continue
-            yield Frame(os.path.relpath(os.path.abspath(file), self.folder), image)
+            yield os.path.relpath(os.path.abspath(file), self.folder), image
 
 
 class Video:
@@ -55,65 +51,51 @@ class Video:
     Attributes:
         name: Of the video to write.
         fps: Frames a second.
-
-    Raises:
-        UserError: If it cannot be opened.
     """
 
     def __init__(self, source: str) -> None:
         camera = source.isdecimal()
         self._capture = cv2.VideoCapture(int(source) if camera else source)
         if not self._capture.isOpened():
-            what = f'camera {source}' if camera else f'the video {source}'
-            raise UserError(f'{what} cannot be opened by OpenCV; name another one.')
+            raise UserError(f'the video or camera {source} cannot be opened by OpenCV.')
         stem = os.path.splitext(os.path.basename(source))[0]
         self.name = f'{"camera_" * camera}{stem}.mp4'
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        self._count = 0 if camera else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def __len__(self) -> int:
-        return max(self._count, 0)  # 0: unknown
+        return max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)  # 0: unknown
 
     def __iter__(self) -> Iterator[Frame]:
-        index = 0
-        try:
-            while True:
-                there, image = self._capture.read()
-                if not there:
-                    return
-                yield Frame(f'{index:06d}.jpg', image)
-                index += 1
-        finally:
-            self._capture.release()
+        for index in count():
+            there, image = self._capture.read()
+            if not there:
+                return
+            yield f'{index:06d}.jpg', image
 
 
 def open_frames(words: list[str]) -> Pictures | Video:
-    """What words of a command line name.
-
-    Args:
-        words: A picture, a folder, a pattern, a video file or a camera's number; or several
-            pictures, folders and patterns.
+    """A video file or a camera by its number; else pictures, folders and patterns of pictures.
 
     Raises:
         UserError: If there is nothing of that name, or no picture in it.
     """
-    if len(words) == 1 and not os.path.exists(words[0]) and words[0].isdecimal():
-        return Video(words[0])
-    if len(words) == 1 and words[0].lower().endswith(VIDEOS) and os.path.isfile(words[0]):
-        return Video(words[0])
+    first, *others = words
+    video = first.lower().endswith(VIDEOS) and os.path.isfile(first)
+    if not others and (video or (first.isdecimal() and not os.path.exists(first))):
+        return Video(first)
     files = []
     for word in words:
         if os.path.isdir(word):
             found = [os.path.join(word, name) for name in sorted(os.listdir(word))]
             found = [file for file in found if file.lower().endswith(PICTURES)]
-            if not found:
-                raise UserError(f'the folder {word} holds no picture ({", ".join(PICTURES)}).')
         elif os.path.isfile(word):
             found = [word]
         else:
             found = [f for f in sorted(glob.glob(word, recursive=True)) if os.path.isfile(f)]
-            if not found:
-                what = 'matches no file' if glob.has_magic(word) else 'does not exist'
-                raise UserError(f'{word} {what} (looked from {os.getcwd()}).')
+        if not found:
+            raise UserError(
+                f'{word} is no picture, and no folder or pattern of any ({", ".join(PICTURES)}; '
+                f'looked from {os.getcwd()}).'
+            )
         files += found
     return Pictures(files)

@@ -1,18 +1,16 @@
 """What tools/train.py and tools/test.py put into configs from elsewhere; this project's name it.
 
-Parts that a config names and :data:`OURS` does not are left alone. A training's ``test_dataloader``
-loads by mmcv's own LoadImageFromFile, since the config that a run saves serves mmdet's API, which
-looks for that.
+Parts that a config names and :data:`OURS` does not are left alone, and so is a training's
+``test_dataloader``: mmdet's API, which the saved config serves, looks for LoadImageFromFile there.
 """
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mmengine.config import Config
 
 from mmdet_mobileformer.config_tree import names_class, walk
-from mmdet_mobileformer.errors import UserError
 
 # Parts of mmengine, mmcv and mmdet that lose work or hide an error, and this package's, which are
 # derived from them.
@@ -36,11 +34,14 @@ def harden_training(cfg: Config) -> list[str]:
 
     Returns:
         What was replaced and added, each as words for a message.
-
-    Raises:
-        UserError: If checkpoints are to be written to a remote storage.
     """
-    done = _harden_checkpoints(cfg)
+    hooks = cfg.setdefault('default_hooks', {})
+    # Without one mmengine takes its own with these settings.
+    checkpoint = hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1)
+    done = _replace(checkpoint)
+    if names_class(checkpoint, 'DurableCheckpointHook'):
+        hooks['checkpoint'] = checkpoint
+        done += add_hook(cfg, 'TerminationHook')
     by_epoch = cfg.train_cfg.pop('by_epoch', None)
     if by_epoch is not None:
         loop = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
@@ -54,23 +55,6 @@ def harden_training(cfg: Config) -> list[str]:
     if modules:
         done += add_hook(cfg, 'RecomputeHook', modules=modules)
     return done
-
-
-def _harden_checkpoints(cfg: Config) -> list[str]:
-    hooks = cfg.setdefault('default_hooks', {})
-    # Without one mmengine takes its own with these settings.
-    checkpoint = hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1)
-    replaced = _replace(checkpoint)
-    if not names_class(checkpoint, 'DurableCheckpointHook'):
-        return []
-    if checkpoint.get('backend_args') or checkpoint.get('file_client_args'):
-        raise UserError(
-            f'default_hooks.checkpoint of {cfg.filename} asks for remote storage, where '
-            'checkpoints cannot be written durably; leave out backend_args and file_client_args, '
-            'and copy the files afterwards.'
-        )
-    hooks['checkpoint'] = checkpoint
-    return replaced + add_hook(cfg, 'TerminationHook')
 
 
 def harden_loading(
@@ -96,17 +80,14 @@ def harden_loading(
     for split in splits:
         if f'{split}_dataloader' in cfg:  # a config may use one loader for two splits
             cfg[f'{split}_dataloader'] = copy.deepcopy(cfg[f'{split}_dataloader'])
-        for node in _transforms(cfg, split):
+        # Everything within the data set, and what hooks bring for the last epochs.
+        hooks = cfg.get('custom_hooks') if split == 'train' else None
+        for _, node in walk([(cfg.get(f'{split}_dataloader') or {}).get('dataset'), hooks]):
             if names_class(node, 'LoadImageFromFile'):
                 done += _replace(node)
             if skip_bad_images and names_class(node, 'LoadWholeImage'):
                 node['on_error'] = 'replace' if split == 'train' else 'blank'
                 node['report_file'] = report_file
-    for node in _transforms(cfg, 'test') if 'test' not in splits else ():
-        if names_class(node, 'LoadWholeImage'):
-            node['type'] = 'LoadImageFromFile'
-            for setting in ('on_error', 'report_file'):  # of an earlier version's saved config
-                node.pop(setting, None)
     if skip_bad_images:
         add_hook(cfg, 'BadImageReportHook', report_file=report_file)
         for hook in _hooks(cfg):
@@ -114,13 +95,6 @@ def harden_loading(
                 _replace(hook)
         cfg.data_check = dict(cfg.get('data_check') or {}, bad_images='skip')
     return done
-
-
-def _transforms(cfg: Config, split: str) -> Iterator[dict]:
-    """Everything within a split's data set, and what hooks bring for the last epochs."""
-    hooks = cfg.get('custom_hooks') if split == 'train' else None
-    for place in ((cfg.get(f'{split}_dataloader') or {}).get('dataset'), hooks):
-        yield from (node for _, node in walk(place))
 
 
 def _replace(node: dict) -> list[str]:

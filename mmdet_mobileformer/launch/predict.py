@@ -5,7 +5,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -21,31 +21,22 @@ from rich.progress import track
 from mmdet_mobileformer.checkpoints.writing import write_durably
 from mmdet_mobileformer.errors import UserError, listing
 from mmdet_mobileformer.launch.data_layouts import BESIDE_IMAGES
-from mmdet_mobileformer.launch.detector import (
-    TrainedDetector,
-    load_detector,
-    split_words,
-)
-from mmdet_mobileformer.launch.frames import Frame, Pictures, Video, open_frames
+from mmdet_mobileformer.launch.detector import TrainedDetector, load_detector
+from mmdet_mobileformer.launch.frames import Pictures, Video, open_frames
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Detect as the command line says.
-
-    Args:
-        args: Of tools/predict.py.
+    """Detect as the command line of tools/predict.py says.
 
     Raises:
         UserError: If the detector or the pictures are not there, or no picture can be read.
     """
-    words, inputs = split_words(args.words)
+    words, inputs = _split(args.words)
     if not inputs:
         raise UserError(
             f'{" ".join(words)} names no picture; give WORK_DIR, CONFIG CHECKPOINT or FILE.onnx, '
             'and behind it pictures, a folder, a video or the number of a camera.'
         )
-    if args.batch_size < 1:
-        raise UserError(f'--batch-size {args.batch_size} must be at least 1.')
     frames = open_frames(inputs)
     folder = args.out_dir or (None if args.json else 'predictions')
     own = isinstance(frames, Pictures) and os.path.realpath(frames.folder)
@@ -53,30 +44,42 @@ def predict(args: argparse.Namespace) -> None:
         raise UserError(f'--out-dir {folder} holds the pictures themselves; name another folder.')
     detector = load_detector(words, args, args.device)
     shown = _labels(args.classes, detector.classes)
-    ids = _CocoIds(frames, detector.classes)
+    images, categories, origin = _coco_ids(frames, detector.classes)
 
     count, results = 0, []
     begin = time.perf_counter()
-    with _Pictures(folder, frames, detector, args.score_thr) as pictures:
-        for frame, sample in _detections(detector, frames, args.batch_size):
-            found = sample.pred_instances
+    with _Drawing(folder, frames, detector, args.score_thr) as drawing:
+        for name, image, sample in _detections(detector, frames, args.batch_size):
             if shown is not None:
-                sample.pred_instances = found[torch.isin(found.labels, shown)]
-            pictures.add(frame, sample)
+                labels = sample.pred_instances.labels
+                sample.pred_instances = sample.pred_instances[torch.isin(labels, shown)]
+            drawing.add(name, image, sample)
             if args.json:
-                results += ids.results(frame, sample)
+                image_id = images.setdefault(name, 1 + max(images.values(), default=0))
+                results += _coco_results(image_id, categories, sample)
             count += 1
     seconds = time.perf_counter() - begin
     if args.json:
         write_durably(args.json, json.dumps(results).encode())
-        print(f'{args.json}: {len(results)} detections; {ids.origin}')
+        print(f'{args.json}: {len(results)} detections; {origin}')
     if folder and count:
-        print(f'{pictures.path}: what scores {args.score_thr:g} or more')
+        print(f'{drawing.path}: what scores {args.score_thr:g} or more')
     if not count:
         raise UserError(f'no picture of {" ".join(inputs)} could be read.')
     skipped = getattr(frames, 'skipped', 0)
     note = f', {skipped} skipped' if skipped else ''
     print(f'{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s){note}')
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Separate the words that name a detector from those behind them.
+
+    One word where it is a folder or an exported file, else CONFIG CHECKPOINT; a checkpoint may
+    follow a folder.
+    """
+    alone = words[0].endswith('.onnx') or Path(words[0]).is_dir()
+    count = 1 if alone and not (len(words) > 2 and words[1].endswith('.pth')) else 2
+    return words[:count], words[count:]
 
 
 def _labels(names: str | None, classes: tuple[str, ...]) -> torch.Tensor | None:
@@ -94,26 +97,20 @@ def _labels(names: str | None, classes: tuple[str, ...]) -> torch.Tensor | None:
 
 def _detections(
     detector: TrainedDetector, frames: Pictures | Video, batch_size: int
-) -> Iterator[tuple[Frame, DetDataSample]]:
+) -> Iterator[tuple[str, np.ndarray, DetDataSample]]:
     """Each frame with its detections, on the CPU; shows progress with the time left."""
     pipeline = detector.pipeline()
-    total = -(-len(frames) // batch_size) or None
-    progress = Console(stderr=True)
-    for batch in track(_batches(frames, batch_size), 'Detecting', total=total, console=progress):
-        items = [pipeline(dict(img=frame.image, img_id=0)) for frame in batch]
+    remaining = iter(track(frames, 'Detecting', console=Console(stderr=True)))
+    while batch := list(islice(remaining, batch_size)):
+        items = [pipeline(dict(img=image, img_id=0)) for _, image in batch]
         data = {key: [item[key] for item in items] for key in ('inputs', 'data_samples')}
         with torch.no_grad():
             samples = detector.model.test_step(data)
-        yield from zip(batch, [sample.cpu() for sample in samples], strict=True)
+        for (name, image), sample in zip(batch, samples, strict=True):
+            yield name, image, sample.cpu()
 
 
-def _batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
-    frames = iter(frames)
-    while batch := list(islice(frames, size)):
-        yield batch
-
-
-class _Pictures:
+class _Drawing:
     """Writes pictures, or a video, with labelled boxes by mmdet's visualiser.
 
     Attributes:
@@ -146,27 +143,21 @@ class _Pictures:
         if self._writer:
             self._writer.release()  # also after Ctrl-C, so that the video can be played
 
-    def add(self, frame: Frame, sample: DetDataSample) -> None:
-        """Draw a frame's detections, the surest on top, and write it."""
+    def add(self, name: str, image: np.ndarray, sample: DetDataSample) -> None:
+        """Draw an image's detections, the surest on top, and write it."""
         if not self.folder:
             return
         found = sample.pred_instances
-        drawn = DetDataSample(pred_instances=found[found.scores.argsort()])
         self.visualizer.add_datasample(
-            frame.name,
-            np.ascontiguousarray(frame.image[..., ::-1]),
-            drawn,
+            name,
+            np.ascontiguousarray(image[..., ::-1]),
+            DetDataSample(pred_instances=found[found.scores.argsort()]),
             draw_gt=False,
             pred_score_thr=self.score_thr,
+            out_file=None if self._video else os.path.join(self.folder, name),
         )
-        picture = np.ascontiguousarray(self.visualizer.get_image()[..., ::-1])
         if self._video:
-            self._write_frame(picture)
-            return
-        path = os.path.join(self.folder, frame.name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        if not cv2.imwrite(path, picture):
-            raise UserError(f'{path} cannot be written; name another folder by --out-dir.')
+            self._write_frame(np.ascontiguousarray(self.visualizer.get_image()[..., ::-1]))
 
     def _write_frame(self, picture: np.ndarray) -> None:
         if self._writer is None:
@@ -178,47 +169,37 @@ class _Pictures:
         self._writer.write(picture)
 
 
-class _CocoIds:
-    """Numbers of images and categories in COCO's format of results.
+def _coco_ids(
+    frames: Pictures | Video, classes: tuple[str, ...]
+) -> tuple[dict[str, int], list[int], str]:
+    """Numbers of images by name and of categories by label, and a phrase for where they come from.
 
     Pictures of a folder in COCO layout take those of its annotation file
     (``annotations/instances_<folder>.json`` beside the folder, or Roboflow's inside it); others are
     counted from 1.
-
-    Attributes:
-        origin: Where they come from, for the user.
     """
-
-    def __init__(self, frames: Pictures | Video, classes: tuple[str, ...]) -> None:
-        self.images: dict[str, int] = {}
-        self.categories = list(range(1, len(classes) + 1))
-        self.origin = 'images and categories are numbered from 1'
-        if not isinstance(frames, Pictures):
-            return
+    if isinstance(frames, Pictures):
         folder = Path(frames.folder)
         beside = folder.parent / 'annotations' / f'instances_{folder.name}.json'
-        path = next(filter(Path.is_file, (beside, folder / BESIDE_IMAGES)), None)
-        if path is None:
-            return
-        data = json.loads(path.read_text(encoding='utf-8'))
-        ids = {category['name']: category['id'] for category in data['categories']}
-        if all(name in ids for name in classes):
-            self.categories = [ids[name] for name in classes]
-            self.images = {image['file_name']: image['id'] for image in data['images']}
-            self.origin = f'ids are those of {path}'
+        for path in filter(Path.is_file, (beside, folder / BESIDE_IMAGES)):
+            data = json.loads(path.read_text(encoding='utf-8'))
+            ids = {category['name']: category['id'] for category in data['categories']}
+            if all(name in ids for name in classes):
+                images = {image['file_name']: image['id'] for image in data['images']}
+                return images, [ids[name] for name in classes], f'ids are those of {path}'
+    return {}, list(range(1, len(classes) + 1)), 'images and categories are numbered from 1'
 
-    def results(self, frame: Frame, sample: DetDataSample) -> list[dict]:
-        """Detections of an image, boxes as (x, y, width, height) in pixels."""
-        image = self.images.setdefault(frame.name, 1 + max(self.images.values(), default=0))
-        found = sample.pred_instances
-        return [
-            dict(
-                image_id=image,
-                category_id=self.categories[label],
-                bbox=[x1, y1, x2 - x1, y2 - y1],
-                score=score,
-            )
-            for (x1, y1, x2, y2), score, label in zip(
-                found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-            )
-        ]
+
+def _coco_results(image_id: int, categories: list[int], sample: DetDataSample) -> list[dict]:
+    """An image's detections as COCO has them, boxes as (x, y, width, height) in pixels."""
+    found = sample.pred_instances
+    columns = (values.tolist() for values in (found.bboxes, found.scores, found.labels))
+    return [
+        dict(
+            image_id=image_id,
+            category_id=categories[label],
+            bbox=[x1, y1, x2 - x1, y2 - y1],
+            score=score,
+        )
+        for (x1, y1, x2, y2), score, label in zip(*columns, strict=True)
+    ]

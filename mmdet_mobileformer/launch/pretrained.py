@@ -7,7 +7,6 @@ from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data, select_state_dict
-from mmdet_mobileformer.checkpoints.compare import classes_of
 from mmdet_mobileformer.config_tree import walk
 from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.hardening import require_in_checkpoint
@@ -18,8 +17,7 @@ def check_pretrained(cfg: Config) -> None:
 
     A run that continues from a whole detector (``load_from``, or a checkpoint to resume) does not
     need the file: its ``init_cfg`` is dropped instead, in place, and the checkpoint must have that
-    part of the detector. Addresses (``https://``,
-    ``torchvision://`` and the like) are left to mmengine.
+    part of the detector. Addresses (``https://``, ``torchvision://``) are left to mmengine.
 
     Raises:
         UserError: If a file is missing; the message says how to get it or to train without.
@@ -49,29 +47,23 @@ def set_pretrained(cfg: Config, path: str) -> str:
         A sentence that says what is taken from the file.
 
     Raises:
-        UserError: If the file cannot be read as data, the config has no backbone, or it loads other
-            weights over those.
+        UserError: If the file cannot be read as data, or the config loads other weights over those.
     """
     if cfg.get('load_from'):
         raise UserError(
             f'--pretrained {path} would be overwritten by load_from={cfg.load_from} of '
             f'{cfg.filename}; leave one of them out (--cfg-options load_from=None).'
         )
-    checkpoint = load_checkpoint_as_data(path)
-    _, weights = select_state_dict(checkpoint, path)
+    _, weights = select_state_dict(load_checkpoint_as_data(path), path)
     whole = any(name.startswith('backbone.') for name in weights)
-    backbones = [node for name, node in walk(cfg.model, 'model') if name.endswith('backbone')]
-    if not backbones:
-        raise UserError(f'--pretrained {path} needs a model with a backbone in {cfg.filename}.')
-    for node in backbones:
-        prefix = dict(prefix='backbone.') if whole else {}
-        node['init_cfg'] = dict(type='Pretrained', checkpoint=path, **prefix)
-        if 'pretrained' in node:
-            node['pretrained'] = None
+    init_cfg = dict(type='Pretrained', checkpoint=path, **dict(prefix='backbone.') if whole else {})
+    for name, node in walk(cfg.model, 'model'):
+        if name.endswith('backbone'):
+            node['init_cfg'] = init_cfg
+            if 'pretrained' in node:
+                node['pretrained'] = None
     rest = sorted({name.split('.')[0] for name in weights} - {'backbone'}) if whole else ()
-    trained = len(classes_of(checkpoint))
-    of_classes = f', trained for {trained} classes,' if trained else ''
-    left_out = f'; its {", ".join(rest)}{of_classes} stays out' if rest else ''
+    left_out = f'; its {", ".join(rest)} stays out' if rest else ''
     return f'--pretrained: the backbone begins with the weights of {path}{left_out}.'
 
 

@@ -1,16 +1,12 @@
-"""The Runner of the tools: the first iteration is in sight, and what is missing is said early."""
+"""The Runner of the tools, on whose console the first iteration is in sight."""
 
 import logging
-from importlib.util import find_spec
 from typing import Any
 
 from mmdet.registry import RUNNERS
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
-
-from mmdet_mobileformer.config_tree import names_class
-from mmdet_mobileformer.errors import UserError
 
 # How the records begin that fill screens before the first iteration.
 _TO_FILE_ALONE = (
@@ -59,31 +55,3 @@ def build_runner(cfg: Config, training: bool = False) -> Runner:
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return (ShortConsoleRunner if training else _Evaluation).from_cfg(cfg)
-
-
-# mmengine's backends of a visualizer, and the distribution that each needs.
-_BACKENDS = {
-    'TensorboardVisBackend': 'tensorboard',
-    'WandbVisBackend': 'wandb',
-    'MLflowVisBackend': 'mlflow',
-    'ClearMLVisBackend': 'clearml',
-    'NeptuneVisBackend': 'neptune',
-    'DVCLiveVisBackend': 'dvclive',
-    'AimVisBackend': 'aim',
-}
-
-
-def check_vis_backends(cfg: Config) -> None:
-    """Check that what the visualizer writes to is installed.
-
-    Raises:
-        UserError: If it is not; the message says what to install.
-    """
-    for backend in (cfg.get('visualizer') or {}).get('vis_backends') or []:
-        for name, module in _BACKENDS.items():
-            if names_class(backend, name) and find_spec(module) is None:
-                raise UserError(
-                    f'{name}, which visualizer.vis_backends of {cfg.filename} names, needs '
-                    f'{module}, which is not installed; install it by `pip install {module}`, or '
-                    "take type='LocalVisBackend', which writes files."
-                )

@@ -6,23 +6,18 @@ from mmdet_mobileformer.config_tree import names_class, walk
 from mmdet_mobileformer.errors import UserError
 
 WARMUP_SHARE = 0.1  # of the run, at most
-_WARMUPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR', 'WarmupLR')
 _MOMENTS = ('begin', 'end', 'T_max', 'step_size', 'total_steps', 'milestones', 'periods')
 _HOOK_MOMENTS = ('switch_epoch', 'num_last_epochs', 'begin_epoch')
 _FOREVER = 1 << 30  # what mmengine calls INF
 
 
 def set_epochs(cfg: Config, epochs: int) -> None:
-    """Train a number of epochs, with every moment of the schedule where it was in proportion.
+    """Train a number of epochs, in place, with the whole schedule in proportion.
 
     Milestones, begin and end of each schedule of learning rate and momentum, and the epochs at
-    which hooks switch are scaled. A warm-up keeps its iterations, but takes no more than a tenth of
-    the run. Validations stay as many where the run becomes shorter, and as frequent where it
-    becomes longer.
-
-    Args:
-        cfg: The config, changed in place.
-        epochs: The number.
+    which hooks switch are scaled. A linear warm-up of iterations keeps these, but takes no more
+    than a tenth of the run. Validations stay as many where the run becomes shorter, and as frequent
+    where it becomes longer.
 
     Raises:
         UserError: If the number is not positive, or the config trains by iterations.
@@ -52,23 +47,26 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     # Each schedule, of several optimisers too.
     for _, schedule in list(walk(cfg.get('param_scheduler'))):
         if 'type' in schedule:
-            _scale(schedule, share, epochs)
+            _scale(schedule, share, WARMUP_SHARE * epochs)
     for _, hook in walk(cfg.get('custom_hooks')):
         for name in set(_HOOK_MOMENTS) & set(hook):
             hook[name] = _whole(hook[name] * share)
 
 
-def _scale(schedule: dict, share: float, epochs: int) -> None:
+def _scale(schedule: dict, share: float, longest_warmup: float) -> None:
     """Scale one schedule, in place; a warm-up is one that begins with the run and grows."""
-    longest = WARMUP_SHARE * epochs
-    by_epoch = schedule.get('by_epoch', True)
-    warmup = not schedule.get('begin') and any(names_class(schedule, name) for name in _WARMUPS)
-    warmup &= schedule.get('start_factor', 0) < schedule.get('end_factor', 1)
-    if warmup and names_class(schedule, 'WarmupLR'):  # of a config that --epochs made
-        schedule['end'] = longest
-        return
-    if warmup and not by_epoch and names_class(schedule, 'LinearLR'):
-        _become_warmup(schedule, longest, iterations=schedule.get('end', _FOREVER))
+    grows = schedule.get('start_factor', 1 / 3) < schedule.get('end_factor', 1)
+    if (
+        names_class(schedule, 'LinearLR')
+        and not schedule.get('by_epoch', True)
+        and not schedule.get('begin')
+        and grows
+    ):
+        iterations = schedule.get('end', _FOREVER)
+        for name in ('begin', 'by_epoch'):
+            schedule.pop(name, None)
+        end = round(longest_warmup, 4)
+        schedule.update(type='WarmupLR', end=end, iterations=iterations, convert_to_iter_based=True)
         return
     exact = schedule.get('convert_to_iter_based', False)
     for name in set(_MOMENTS) & set(schedule):
@@ -77,29 +75,13 @@ def _scale(schedule: dict, share: float, epochs: int) -> None:
             schedule[name] = sorted({_scaled(item, share, exact) for item in value})
         elif value is not None:
             schedule[name] = _scaled(value, share, exact)
-    if warmup and by_epoch and longest < schedule.get('end', 0) < _FOREVER:
-        if names_class(schedule, 'LinearLR'):
-            _become_warmup(schedule, longest)
-        else:
-            schedule['end'] = _tidy(longest) if exact else _whole(longest)
-
-
-def _become_warmup(schedule: dict, longest: float, **iterations: int) -> None:
-    for name in ('begin', 'by_epoch'):
-        schedule.pop(name, None)
-    schedule.update(type='WarmupLR', end=_tidy(longest), convert_to_iter_based=True, **iterations)
 
 
 def _scaled(value: float, share: float, exact: bool) -> float:
     if value <= 0 or value >= _FOREVER:
         return value
-    return _tidy(value * share) if exact else _whole(value * share)
+    return round(value * share, 4) if exact else _whole(value * share)
 
 
 def _whole(value: float) -> int:
     return max(1, round(value))
-
-
-def _tidy(value: float) -> float:
-    """An integer where it is one, else few digits: configs are read by people."""
-    return int(value) if value == int(value) else round(value, 4)

@@ -4,7 +4,6 @@ import fcntl
 import os
 import re
 import socket
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -18,34 +17,11 @@ _held: list[IO[str]] = []
 
 
 def default_work_dir(config: str, own_root: str | None, data_root: str | None) -> str:
-    """``work_dirs/<config>``, with the folder's name behind it where the data is another's.
-
-    Args:
-        config: Path of the config.
-        own_root: The config's own ``data_root``.
-        data_root: Of ``--data-root``.
-    """
+    """``work_dirs/<config>``, with the name of ``--data-root`` behind it where it is another."""
     path = os.path.join('work_dirs', Path(config).stem)
     if not data_root or (own_root and os.path.realpath(own_root) == os.path.realpath(data_root)):
         return path
     return f'{path}-{os.path.basename(os.path.realpath(data_root))}'
-
-
-def make_work_dir(path: str) -> None:
-    """Make a work directory where there is none.
-
-    Raises:
-        UserError: If it cannot be made or written to.
-    """
-    try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UserError(
-            f'the work directory {path} cannot be written ({error.strerror}); name another by '
-            '--work-dir.'
-        ) from None
 
 
 def hold_work_dir(path: str) -> None:
@@ -55,9 +31,9 @@ def hold_work_dir(path: str) -> None:
     inherit it. Where the file system knows no locks, there is none.
 
     Raises:
-        UserError: If another training holds it, or it cannot be written.
+        UserError: If another training holds it.
     """
-    make_work_dir(path)
+    os.makedirs(path, exist_ok=True)
     file = open(os.path.join(path, '.lock'), 'a+', encoding='utf-8')  # noqa: SIM115 (held open)
     _held.append(file)
     try:
@@ -86,62 +62,54 @@ def find_run(words: Sequence[str | None]) -> tuple[str, str]:
         Path of the config, and path or address of the checkpoint.
 
     Raises:
-        UserError: If the work directory holds no config, no whole checkpoint, or several configs
-            none of which is the checkpoint's; or if there are too few or too many words.
+        UserError: If the words name no detector, or the work directory holds no config, no whole
+            checkpoint, or several configs none of which is the checkpoint's.
     """
     words = [word for word in words if word is not None]
-    if not 1 <= len(words) <= 2:
+    place, *checkpoint = words or ['']
+    if len(checkpoint) > 1 or not (checkpoint or os.path.isdir(place)):
         raise UserError(
-            f'{" ".join(words) or "nothing"} does not name a detector; give the work directory of '
-            'a training, or CONFIG CHECKPOINT.'
+            f'{" ".join(words) or "nothing"} does not name a detector (looked from {os.getcwd()}); '
+            'give the work directory of a training, or CONFIG CHECKPOINT.'
         )
-    place = words[0]
     if not os.path.isdir(place):
-        if len(words) == 2:
-            return place, words[1]
-        what = 'is no work directory' if os.path.exists(place) else 'does not exist'
-        raise UserError(
-            f'{place} {what} (looked from {os.getcwd()}); give the work directory of a training, '
-            'or CONFIG CHECKPOINT.'
-        )
-    configs = {path.stem: path for path in sorted(Path(place).glob('*.py'))}
+        return place, checkpoint[0]
+    configs = {path.stem: str(path) for path in sorted(Path(place).glob('*.py'))}
     if not configs:
         raise UserError(
             f'{place} holds no config (*.py), which a training saves there; give CONFIG CHECKPOINT.'
         )
-    checkpoint = words[1] if len(words) == 2 else _best_checkpoint(place, len(configs) > 1)
-    name = next(iter(configs)) if len(configs) == 1 else _config_name(checkpoint)
+    path = checkpoint[0] if checkpoint else _best_checkpoint(place)
+    name = next(iter(configs)) if len(configs) == 1 else _config_name(path)
     if name not in configs:
         raise UserError(
-            f'{place} holds several configs ({", ".join(configs)}), and {checkpoint} does not say '
-            'to which it belongs; give CONFIG CHECKPOINT.'
+            f'{place} holds several configs ({", ".join(configs)}), and {path} does not say to '
+            'which it belongs; give CONFIG CHECKPOINT.'
         )
-    return str(configs[name]), checkpoint
+    return configs[name], path
 
 
-def _best_checkpoint(work_dir: str, several_runs: bool) -> str:
-    """The best checkpoint of the run that wrote last, else its newest whole one."""
+def _best_checkpoint(work_dir: str) -> str:
+    """The best checkpoint that was written last, where there is none the newest whole one."""
     newest, passed_over = find_resume_point(work_dir)
-    folders = {Path(work_dir), *([Path(newest).parent] if newest else [])}
-    found = {path.resolve(): path for folder in folders for path in folder.glob('best_*.pth')}
-    for path in sorted(found.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    best = Path(work_dir).glob('best_*.pth')
+    for path in sorted(best, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             require_whole(str(path))
         except UserError as error:
             passed_over.append(str(error))
             continue
-        if not (several_runs and newest and _config_name(path) != _config_name(newest)):
-            return str(path)
+        return str(path)
     if newest is None:
         reasons = f' ({" ".join(passed_over)})' if passed_over else ''
         raise UserError(
             f'{work_dir} holds no whole checkpoint{reasons}; train first, or give CONFIG '
             'CHECKPOINT.'
         )
-    return newest if os.path.isabs(work_dir) else os.path.relpath(newest)
+    return newest
 
 
-def _config_name(checkpoint: str | os.PathLike) -> str | None:
+def _config_name(checkpoint: str) -> str | None:
     """Name of the config of the run that wrote a checkpoint: mmengine's <config>_<date>_<time>."""
     if not os.path.isfile(checkpoint):
         return None
