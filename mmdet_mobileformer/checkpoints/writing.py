@@ -8,24 +8,18 @@ from mmengine.fileio import LocalBackend, register_backend
 
 from mmdet_mobileformer.errors import UserError
 
-PARTIAL_SUFFIX = '.partial'
-
 
 def write_durably(path: str | os.PathLike, content: bytes) -> None:
     """Write a file so that a crash leaves either its old content or the new one.
 
-    The content goes to ``<path>.partial`` in the same folder and to the disk before it takes the
-    file's name.
-
-    Args:
-        path: The file; its folder is made if it is missing.
-        content: All its bytes.
+    The content goes to ``<path>.partial`` in the same folder, which is made if it is missing, and
+    to the disk before it takes the file's name.
 
     Raises:
         UserError: If the disk takes no more or the file cannot be written; the old one stays.
     """
     path = os.path.abspath(path)
-    partial = path + PARTIAL_SUFFIX
+    partial = path + '.partial'
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(partial, 'wb') as file:
@@ -66,11 +60,7 @@ class DurableBackend(LocalBackend):
         self.outdated.append(os.fspath(filepath))
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a file.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
+        """Write bytes to a file, as :func:`write_durably`."""
         write_durably(filepath, obj)
 
 

@@ -19,7 +19,6 @@ from mmdet_mobileformer.errors import UserError
 OURS = {
     'CheckpointHook': 'DurableCheckpointHook',
     'EpochBasedTrainLoop': 'ResumableTrainLoop',
-    'IterBasedTrainLoop': 'NamingIterBasedTrainLoop',
     'OptimWrapper': 'FiniteOptimWrapper',
     'AmpOptimWrapper': 'FiniteAmpOptimWrapper',
     'HungarianAssigner': 'FiniteHungarianAssigner',

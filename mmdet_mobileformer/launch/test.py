@@ -6,7 +6,7 @@ import os
 from mmdet.evaluation import DumpDetResults
 
 from mmdet_mobileformer.checkpoints.compare import classes_of
-from mmdet_mobileformer.checkpoints.reading import check_checkpoint, load_checkpoint_as_data
+from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data
 from mmdet_mobileformer.data_check.check import run_data_check
 from mmdet_mobileformer.engine.acceleration import AccelerationHook
 from mmdet_mobileformer.engine.distributed import init_distributed, leave_group, on_main_process
@@ -34,7 +34,6 @@ def test(args: argparse.Namespace) -> None:
         args.work_dir = args.config
     args.config, args.checkpoint = find_run([args.config, args.checkpoint])
     cfg = load_run_config(args)
-    check_checkpoint(args.checkpoint)
     exported = args.checkpoint.endswith('.onnx')
     if exported and (args.fuse or args.compile or args.tta):
         raise UserError(f'--fuse, --compile and --tta need a checkpoint, not {args.checkpoint}.')
