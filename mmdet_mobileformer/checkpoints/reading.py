@@ -119,24 +119,6 @@ def select_state_dict(
     return source, tensors
 
 
-def _safe_types() -> list[Any]:
-    """Types in checkpoints beside tensors and plain values."""
-    # The functions by which NumPy's arrays and numbers are pickled; their place depends on NumPy.
-    reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    kinds = ('bool', 'uint8', 'int16', 'int32', 'uint32', 'int64', 'float16', 'float32', 'float64')
-    # Files written under NumPy 1 and 2 name the same functions in different places.
-    places = ('numpy.core.multiarray', 'numpy._core.multiarray')
-    return [
-        HistoryBuffer,
-        argparse.Namespace,
-        (_buffer_method, 'builtins.getattr'),
-        *((reconstruct, f'{place}._reconstruct') for place in places),
-        *((scalar, f'{place}.scalar') for place in places),
-        *(np.ndarray, np.dtype),
-        *(type(np.dtype(kind)) for kind in kinds),
-    ]
-
-
 def _buffer_method(owner: Any, name: str) -> Any:  # noqa: ANN401 (whatever the file asks for)
     """Stand in for `getattr`, by which a buffer names its statistics, and give nothing else."""
     if owner is not HistoryBuffer or name.startswith('_'):
@@ -144,6 +126,20 @@ def _buffer_method(owner: Any, name: str) -> Any:  # noqa: ANN401 (whatever the 
     return getattr(owner, name)
 
 
+# Types in checkpoints beside tensors and plain values. Two functions pickle NumPy's arrays and
+# numbers; files written under NumPy 1 and 2 name them in different places.
+_RECONSTRUCT, _SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+_NUMBERS = ('bool', 'uint8', 'int16', 'int32', 'uint32', 'int64', 'float16', 'float32', 'float64')
+_SAFE_TYPES = [
+    HistoryBuffer,
+    argparse.Namespace,
+    (_buffer_method, 'builtins.getattr'),
+    *((_RECONSTRUCT, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+    *((_SCALAR, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+    *(np.ndarray, np.dtype),
+    *(type(np.dtype(kind)) for kind in _NUMBERS),
+]
+
 # For the whole process, so that mmengine's own reading takes mmengine's own files as data too: the
 # official family's is else refused by torch 2.6 and later, in mmdet's `init_detector` as well.
-torch.serialization.add_safe_globals(_safe_types())
+torch.serialization.add_safe_globals(_SAFE_TYPES)

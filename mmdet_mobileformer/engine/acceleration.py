@@ -32,8 +32,8 @@ class AccelerationHook(Hook):
     It acts after the weights are loaded and the hooks that change them (EMA) have done so.
 
     Args:
-        compile_model: Compile the detector's parts, see :func:`compile_detector`.
-        fuse: Fold norms into convolutions, see :func:`fuse_detector`; for testing only.
+        compile_model: Whether to :func:`compile_detector`.
+        fuse: Whether to :func:`fuse_detector`; for testing only.
         backend: Of ``torch.compile``.
     """
 
@@ -76,11 +76,7 @@ class RecomputeHook(Hook):
         self.modules = [modules] if isinstance(modules, str) else list(modules)
 
     def before_train(self, runner: Runner) -> None:
-        """Wrap the modules' forward methods.
-
-        Raises:
-            AttributeError: If the detector has no such module.
-        """
+        """Wrap the modules' forward methods."""
         for name in self.modules:
             module = unwrap(runner.model).get_submodule(name)
             module.forward = _recomputing(module, module.forward)

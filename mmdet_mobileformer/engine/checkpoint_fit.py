@@ -47,27 +47,19 @@ class CheckpointFitHook(Hook):
         finetuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         new_layers = difference.class_layers if len(trained) != len(given) else []
         reshaped = [name for name in difference.reshaped if name not in new_layers]
-        if difference.partial or reshaped if finetuning else difference:
+        if (difference.partial or reshaped) if finetuning else difference:
             raise misfit(checkpoint, path, runner.cfg, difference)
-        if not difference.common:
-            raise UserError(
-                f'the checkpoint {path} has no part in common with the detector of '
-                f'{runner.cfg.filename}: its names begin with '
-                f'{listing(difference.surplus, form=str)}, those of the detector with '
-                f"{', '.join(difference.absent)}; convert a checkpoint in the authors' format by "
-                'tools/convert_checkpoint.py first.'
-            )
-        lacking = [name for name in self.needed if name in difference.absent]
-        if lacking:
-            raise UserError(
-                f'the checkpoint {path} has no {", ".join(lacking)}, and the pretrained weights '
-                f'that {runner.cfg.filename} names do not exist; get these, or take another '
-                'checkpoint.'
-            )
+        self._require_parts(runner.cfg.filename, path, difference)
         for name in new_layers:
             del weights[name]
-        about = _classes_taken(trained, given, new_layers, finetuning)
-        if about:
+        if new_layers:
+            about = 'everything is kept but the class layers, which begin with new weights: '
+            about += ', '.join(new_layers)
+        elif finetuning:
+            about = 'the class layers fit and are kept, to learn the new classes'
+        else:
+            about = 'their labels are taken for each other'
+        if new_layers or (len(trained) == len(given) and trained != given):
             runner.logger.warning(
                 f'{path} was trained for {_naming(trained)}, and the data has {_naming(given)}: '
                 f'{about}.'
@@ -77,21 +69,20 @@ class CheckpointFitHook(Hook):
         for name in difference.surplus:
             runner.logger.info(f'{path} has a part {name} that the detector lacks: left out.')
 
-
-def _classes_taken(
-    trained: Sequence[str], given: Sequence[str], new_layers: Sequence[str], finetuning: bool
-) -> str:
-    """What becomes of a checkpoint's classes where the data has others, else ''."""
-    if new_layers:
-        return (
-            'everything is kept but the class layers, which begin with new weights: '
-            f'{", ".join(new_layers)}'
-        )
-    if trained == given or len(trained) != len(given):
-        return ''
-    if finetuning:
-        return 'the class layers fit and are kept, to learn the new classes'
-    return 'their labels are taken for each other'
+    def _require_parts(self, config: str, path: str, difference: Difference) -> None:
+        if not difference.common:
+            raise UserError(
+                f'the checkpoint {path} has no part in common with the detector of '
+                f'{config}: its names begin with {listing(difference.surplus, form=str)}, those of '
+                f'the detector with {", ".join(difference.absent)}; convert a checkpoint in the '
+                "authors' format by tools/convert_checkpoint.py first."
+            )
+        lacking = [name for name in self.needed if name in difference.absent]
+        if lacking:
+            raise UserError(
+                f'the checkpoint {path} has no {", ".join(lacking)}, and the pretrained weights '
+                f'that {config} names do not exist; get these, or take another checkpoint.'
+            )
 
 
 def _naming(classes: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from mmdet_mobileformer.errors import UserError
 OURS = {
     'CheckpointHook': 'DurableCheckpointHook',
     'EpochBasedTrainLoop': 'ResumableTrainLoop',
+    'NamingIterBasedTrainLoop': 'IterBasedTrainLoop',  # of earlier saved configs
     'OptimWrapper': 'FiniteOptimWrapper',
     'AmpOptimWrapper': 'FiniteAmpOptimWrapper',
     'HungarianAssigner': 'FiniteHungarianAssigner',

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from mmengine.dist import all_gather_object, get_rank, is_main_process, master_only
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process, master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -47,7 +47,6 @@ class DurableCheckpointHook(CheckpointHook):
         self._resumed: dict[str, Any] | None = None
         self._random_states: list[dict] = []
         self._state_before_val: dict[str, Any] | None = None
-        self._inner_iter = 0
         self._validated = False
 
     def before_train(self, runner: Runner) -> None:
@@ -79,7 +78,7 @@ class DurableCheckpointHook(CheckpointHook):
             checkpoint['resume_state'] = dict(
                 random_states=self._random_states,
                 sampler_seed=getattr(_sampler(runner.train_dataloader), 'seed', None),
-                inner_iter=self._inner_iter,
+                inner_iter=checkpoint['meta'].pop('inner_iter', 0),
                 iters_per_epoch=len(runner.train_dataloader),
                 validated=self._validated,
                 data=dict(train=_describe_data(runner)),
@@ -99,21 +98,19 @@ class DurableCheckpointHook(CheckpointHook):
         """A new epoch is not validated yet."""
         self._validated = False
 
-    def save_interrupted(self, runner: Runner, meta: dict, inner_iter: int = 0) -> str:
+    def save_interrupted(self, runner: Runner, meta: dict[str, int]) -> str:
         """Save the present state outside the usual rhythm.
 
         The file is replaced by the next such one, and removed with the next regular checkpoint.
 
         Args:
             runner: The runner.
-            meta: ``epoch`` and ``iter`` to resume with.
-            inner_iter: Iterations of the present epoch that are done.
+            meta: ``epoch`` and ``iter`` to resume with, and within an epoch ``inner_iter``.
 
         Returns:
             Path of the file.
         """
         self._prepare(runner)
-        self._inner_iter = inner_iter
         runner.save_checkpoint(
             self.out_dir, INTERRUPTED, meta=meta, backend_args=self.backend_args, **self.args
         )
@@ -152,23 +149,22 @@ class DurableCheckpointHook(CheckpointHook):
         sampler = _sampler(runner.train_dataloader)
         if state['sampler_seed'] is not None and hasattr(sampler, 'seed'):
             sampler.seed = state['sampler_seed']
-        random_state = get_random_state()
-        if get_rank() < len(state['random_states']):
-            random_state = state['random_states'][get_rank()]
-            set_random_state(random_state)
+        states, inner_iter, validated = (
+            state[name] for name in ('random_states', 'inner_iter', 'validated')
+        )
+        before = len(states), state['iters_per_epoch']
+        now = get_world_size(), len(runner.train_dataloader)
+        if before == now:
+            set_random_state(states[get_rank()])
         else:
-            runner.logger.warning('More processes than before: some draw new random numbers.')
-        loop = runner.train_loop
-        if isinstance(loop, ResumableTrainLoop):
-            inner_iter = state['inner_iter']
-            if inner_iter and state['iters_per_epoch'] != len(loop.dataloader):
-                runner.logger.warning(
-                    f'An epoch has {len(loop.dataloader)} iterations now and had '
-                    f'{state["iters_per_epoch"]}; the interrupted epoch begins anew.'
-                )
-                loop.resume(0, True, random_state)
-            else:
-                loop.resume(inner_iter, state['validated'], random_state)
+            runner.logger.warning(
+                f'An epoch takes {now[1]} iterations of {now[0]} processes now and took '
+                f'{before[1]} of {before[0]}: random numbers are drawn anew, and a begun epoch '
+                'begins anew.'
+            )
+            inner_iter, validated = 0, validated or inner_iter > 0
+        if isinstance(runner.train_loop, ResumableTrainLoop):
+            runner.train_loop.resume(inner_iter, validated, get_random_state())
 
 
 def _sampler(dataloader: DataLoader) -> Sampler:

@@ -58,8 +58,8 @@ class TerminationHook(Hook):
     ) -> None:
         """Stop within an epoch, where the gradients of no earlier iteration wait to be used."""
         if self._agreed() and runner.optim_wrapper.should_update():
-            meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
-            self._stop(runner, meta, inner_iter=batch_idx + 1)
+            step = dict(epoch=runner.epoch, iter=runner.iter + 1, inner_iter=batch_idx + 1)
+            self._stop(runner, step)
 
     def after_val_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Stop within a validation that belongs to a training."""
@@ -89,14 +89,14 @@ class TerminationHook(Hook):
             self._requested = int(requested)
         return bool(self._requested)
 
-    def _stop(self, runner: Runner, meta: dict, inner_iter: int = 0) -> None:
+    def _stop(self, runner: Runner, step: dict[str, int]) -> None:
         hook = next(hook for hook in runner.hooks if isinstance(hook, DurableCheckpointHook))
-        path = hook.save_interrupted(runner, meta, inner_iter)
+        path = hook.save_interrupted(runner, step)
         code = 128 + self._requested
         if is_main_process():
             told = 'Ctrl-C' if self._requested == signal.SIGINT else 'SIGTERM'
             print(
-                f'{told}: the state after {meta["iter"]} iterations is saved in {path}; run '
+                f'{told}: the state after {step["iter"]} iterations is saved in {path}; run '
                 f'again with --resume. This process exits with code {code}.',
                 file=sys.stderr,
                 flush=True,
