@@ -109,7 +109,7 @@ def test_resuming_with_other_data_stops_and_changes_nothing(data, uninterrupted,
     work_dir.mkdir()
     shutil.copyfile(uninterrupted / LAST, work_dir / LAST)
     assert start_training(other, work_dir, MAX_EPOCHS) == 2
-    assert 'in 4 images, while the data has the classes' in output(work_dir)
+    assert 'this run had 4 images of disc, ' in output(work_dir)
     assert {path.name for path in work_dir.glob('*.pth*')} == {LAST}
     assert start_training(moved, work_dir, MAX_EPOCHS) == 0, output(work_dir)
 

@@ -25,10 +25,9 @@ _DATA_ONLY, _ANYTHING = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS
 
 
 def trust_files(trust: bool) -> None:
-    """Say whether the user vouches for every file of this process (``--trust-checkpoint``).
+    """Say whether to load any Python objects that a file holds (``--trust-checkpoint``).
 
-    Args:
-        trust: Whether to load whatever Python objects a file holds, which may run code.
+    That may run code, and holds for every file that this process loads.
     """
     os.environ[_DATA_ONLY], os.environ[_ANYTHING] = ('0', '1') if trust else ('1', '0')
 

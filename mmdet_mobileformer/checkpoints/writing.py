@@ -45,10 +45,8 @@ class DurableBackend(LocalBackend):
     """mmengine's local files, written by :func:`write_durably`.
 
     mmengine writes in place, so that a kill in between leaves half a file under the real name, and
-    removes what is outdated before it writes what replaces it.
-
-    Attributes:
-        outdated: Files whose removal was asked for, and is left to the one who writes.
+    removes what is outdated before it writes what replaces it: here it is only noted as
+    ``outdated``, for the one who writes to remove.
     """
 
     def __init__(self, **kwargs: object) -> None:
@@ -56,7 +54,7 @@ class DurableBackend(LocalBackend):
         self.outdated: list[str] = []
 
     def remove(self, filepath: str | Path) -> None:
-        """Add a file to ``outdated``."""
+        """Note a file as outdated."""
         self.outdated.append(os.fspath(filepath))
 
     def put(self, obj: bytes, filepath: str | Path) -> None:

@@ -57,7 +57,8 @@ class DurableCheckpointHook(CheckpointHook):
         """
         super().before_train(runner)
         if self._resumed is not None:
-            _require_same_data(self._resumed.get('data', {}).get('train'), _describe_data(runner))
+            data = _describe_data(runner)
+            _require_same_data(self._resumed.get('data', {}).get('train', data), data)
             self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
             self._restore(runner, self._resumed)
             self._resumed = None
@@ -99,9 +100,7 @@ class DurableCheckpointHook(CheckpointHook):
         self._validated = False
 
     def save_interrupted(self, runner: Runner, meta: dict[str, int]) -> str:
-        """Save the present state outside the usual rhythm.
-
-        The file is replaced by the next such one, and removed with the next regular checkpoint.
+        """Save the present state until the next regular checkpoint is there.
 
         Args:
             runner: The runner.
@@ -149,9 +148,8 @@ class DurableCheckpointHook(CheckpointHook):
         sampler = _sampler(runner.train_dataloader)
         if state['sampler_seed'] is not None and hasattr(sampler, 'seed'):
             sampler.seed = state['sampler_seed']
-        states, inner_iter, validated = (
-            state[name] for name in ('random_states', 'inner_iter', 'validated')
-        )
+        states, inner_iter = state['random_states'], state['inner_iter']
+        validated = state['validated']
         before = len(states), state['iters_per_epoch']
         now = get_world_size(), len(runner.train_dataloader)
         if before == now:
@@ -178,16 +176,12 @@ def _describe_data(runner: Runner) -> dict[str, Any]:
     return dict(classes=tuple(classes), images=len(dataset))
 
 
-def _require_same_data(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    if before is None:
-        return
-    what = [
-        f'the classes {listing(data["classes"], form=str)} in {data["images"]} images'
-        for data in (before, now)
-    ]
-    if (tuple(before['classes']), before['images']) != (now['classes'], now['images']):
+def _require_same_data(before: dict[str, Any], now: dict[str, Any]) -> None:
+    had, has = ((data['images'], tuple(data['classes'])) for data in (before, now))
+    if had != has:
+        had, has = (f'{images} images of {listing(c, form=str)}' for images, c in (had, has))
         raise UserError(
-            f'--resume continues a run, and this run had {what[0]}, while the data has {what[1]}; '
+            f'--resume continues a run, and this run had {had}, while the data has {has}; '
             'resume it with its own data, or begin a new run from its weights by '
             '--cfg-options load_from=CHECKPOINT in another --work-dir, without --resume.'
         )

@@ -22,8 +22,7 @@ def find_resume_point(work_dir: str, out_dir: str | None = None) -> tuple[str | 
         out_dir: Of the checkpoint hook, which adds the work directory's name to it.
 
     Returns:
-        The checkpoint, None where there is none; and a sentence for each one before it that is not
-        whole.
+        The checkpoint or None, and a sentence for each one before it that is not whole.
     """
     folders = [Path(work_dir)]
     if out_dir:

@@ -31,12 +31,7 @@ class ResumableBatchSampler(BatchSampler):
         )
 
     def resume(self, num_skipped: int, random_state: dict[str, Any]) -> None:
-        """Set where the next epoch begins.
-
-        Args:
-            num_skipped: Batches to leave out.
-            random_state: State of the random number generators at that moment.
-        """
+        """Let the next epoch leave batches out, and begin with this state of random numbers."""
         self._num_skipped, self._random_state = num_skipped, random_state
 
     def __iter__(self) -> Iterator[list[int]]:
