@@ -95,20 +95,6 @@ def test_unusual_images_train(data, tmp_path, model):
     assert all(torch.isfinite(value).all() for value in runner.model.state_dict().values())
 
 
-def test_image_too_small_for_its_statistics_is_named(data, tmp_path):
-    add_image(data, 'two pixels.png', NOISE[:2, :2], boxes=[(0, 0, 2, 2)])
-    with pytest.raises(LocalError, match=r'two pixels\.png.* too small to normalise over'):
-        train(data, tmp_path / 'work', retinanet())
-
-
-def test_image_of_one_pixel_is_named(tmp_path):
-    Image.fromarray(NOISE[:1]).save(tmp_path / 'line.png')
-    with pytest.raises(
-        LocalError, match=r'line\.png cannot be read \(it is one pixel wide or high'
-    ):
-        LoadWholeImage()(dict(img_path=str(tmp_path / 'line.png')))
-
-
 def test_how_images_are_read(tmp_path):
     load = LoadWholeImage()
     Image.fromarray(NOISE).save(tmp_path / 'rgba.png')

@@ -1,7 +1,5 @@
 """Pretrained weights of a backbone: all of them, or an error that says what does not fit."""
 
-from collections.abc import Iterable
-
 from torch import nn
 
 from mmdet_mobileformer.checkpoints.compare import Difference, shapes_of
@@ -17,7 +15,7 @@ def load_pretrained(module: nn.Module, path: str, prefix: str = '') -> None:
     the module does not build because no level that it returns needs them.
 
     Args:
-        module: The module.
+        module: A backbone.
         path: The checkpoint: a converted one, one that ImageNet or detection training wrote, or a
             state dict of the module itself.
         prefix: What the names of the module's weights start with there, for example 'backbone.'.
@@ -28,20 +26,16 @@ def load_pretrained(module: nn.Module, path: str, prefix: str = '') -> None:
     checkpoint = load_checkpoint_as_data(path)
     _, weights = select_state_dict(checkpoint, path)
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
-    own = {
-        name.removeprefix(prefix): value
-        for name, value in weights.items()
-        if name.startswith(prefix)
-    }
+    own = {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
     if not own:
         raise UserError(
             f'the pretrained weights {path} have no name that starts with {prefix!r} (the first is '
             f"{next(iter(weights))!r}); a checkpoint in the authors' format must first be "
             'converted by tools/convert_checkpoint.py.'
         )
-    for name in _blocks_beyond(module, own):
-        del own[name]
-    difference = Difference(shapes_of(own), shapes_of(module.state_dict()))
+    built = module.state_dict()
+    own = {n: value for n, value in own.items() if n in built or not n.startswith('blocks.')}
+    difference = Difference(shapes_of(own), shapes_of(built))
     if difference:
         variant = (checkpoint.get('meta') or {}).get('variant')
         said = f', which says that it is of variant {variant},' if variant else ''
@@ -51,10 +45,3 @@ def load_pretrained(module: nn.Module, path: str, prefix: str = '') -> None:
             'init_cfg.checkpoint.'
         )
     module.load_state_dict(own, strict=False)  # a count of batches may be missing
-
-
-def _blocks_beyond(module: nn.Module, names: Iterable[str]) -> list[str]:
-    """Names of weights of blocks behind the module's last one."""
-    count = len(getattr(module, 'blocks', ()))
-    parts = {name: name.split('.') for name in names if name.startswith('blocks.')}
-    return [name for name, part in parts.items() if part[1].isdigit() and int(part[1]) >= count]

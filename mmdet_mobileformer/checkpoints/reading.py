@@ -25,10 +25,9 @@ _DATA_ONLY, _ANYTHING = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS
 
 
 def trust_files(trust: bool) -> None:
-    """Say whether the user vouches for every file of this process (``--trust-checkpoint``).
+    """Say whether to load any Python objects that a file holds (``--trust-checkpoint``).
 
-    Args:
-        trust: Whether to load whatever Python objects a file holds, which may run code.
+    That may run code, and holds for every file that this process loads.
     """
     os.environ[_DATA_ONLY], os.environ[_ANYTHING] = ('0', '1') if trust else ('1', '0')
 
@@ -36,7 +35,7 @@ def trust_files(trust: bool) -> None:
 def load_checkpoint_as_data(
     path: str | os.PathLike, map_location: Location = 'cpu'
 ) -> dict[str, Any]:
-    """Read a local checkpoint: PyTorch's format or safetensors, recognised by its content.
+    """Read a local checkpoint: PyTorch's format, or a file ``*.safetensors``.
 
     Beside tensors and plain values, the few types are allowed that the checkpoints of mmengine and
     timm hold: the buffers of mmengine's log, NumPy's arrays and numbers, ``argparse.Namespace``.
@@ -46,8 +45,7 @@ def load_checkpoint_as_data(
         map_location: As for ``torch.load``; tensors of safetensors are loaded onto the CPU.
 
     Returns:
-        The checkpoint. For safetensors ``state_dict`` and ``meta`` (the
-        file's own metadata, text to text).
+        The checkpoint; of safetensors only its ``state_dict``.
 
     Raises:
         UserError: If the file is missing, holds more than data, is damaged, or is no checkpoint.
@@ -55,17 +53,14 @@ def load_checkpoint_as_data(
     path = os.path.expanduser(os.fspath(path))
     if not os.path.isfile(path):
         raise UserError(f'the checkpoint {path} does not exist (looked from {os.getcwd()}).')
-    if _is_safetensors(path):
-        return _load_safetensors(path)
     try:
+        if path.endswith('.safetensors'):
+            from safetensors.torch import load_file  # only these files need it
+
+            return dict(state_dict=load_file(path))
         checkpoint = torch.load(path, map_location, weights_only=os.environ.get(_ANYTHING) != '1')
-    except pickle.UnpicklingError as error:
-        raise UserError(refusal(path, str(error))) from None
     except Exception as error:  # a damaged file makes torch raise almost anything
-        raise UserError(
-            f'the checkpoint {path} cannot be read ({type(error).__name__}: {_first_line(error)}); '
-            'the file is damaged or no checkpoint: get or write it again.'
-        ) from None
+        raise UserError(refusal(path, error)) from None
     if not isinstance(checkpoint, Mapping):
         raise UserError(
             f'{path} holds a {type(checkpoint).__name__} instead of a checkpoint (a dict); name '
@@ -74,14 +69,21 @@ def load_checkpoint_as_data(
     return dict(checkpoint)
 
 
-def check_checkpoint(path: str) -> None:
-    """Check that a local checkpoint exists; addresses are left to mmengine.
-
-    Raises:
-        UserError: If there is no such file.
-    """
-    if '://' not in path and not os.path.isfile(path):
-        raise UserError(f'the checkpoint {path} does not exist (looked from {os.getcwd()}).')
+def refusal(path: str, error: Exception) -> str:
+    """One sentence in the place of torch's page of advice."""
+    wanted = re.search(r'GLOBAL (\S+\.\S+)', str(error))
+    if wanted is not None:
+        return (
+            f'the checkpoint {path} asks for {wanted[1]}, which is code and not data, so it was '
+            'refused and nothing of it was run; take another file, or, if this one is your own, '
+            'give train.py, test.py or export_onnx.py --trust-checkpoint.'
+        )
+    reason = re.sub(r'(?s).*WeightsUnpickler error:|Check the documentation.*', '', str(error))
+    reason = next(iter(reason.strip().splitlines()), 'no reason given')
+    return (
+        f'the checkpoint {path} cannot be read ({type(error).__name__}: {reason}); the file is '
+        'damaged or no checkpoint, and no code of it was run: get or write it again.'
+    )
 
 
 def select_state_dict(
@@ -103,87 +105,17 @@ def select_state_dict(
     """
     names = _EMA_WEIGHTS if ema else (*_WEIGHTS, *_EMA_WEIGHTS)
     source = next((name for name in names if isinstance(checkpoint.get(name), Mapping)), '')
-    if ema and not source:
-        raise UserError(
-            f'{path} has no averaged (EMA) weights: none of {", ".join(_EMA_WEIGHTS)} is there; '
-            'leave --ema out.'
-        )
-    weights = checkpoint[source] if source else checkpoint
+    weights = checkpoint[source] if source else {} if ema else checkpoint
     tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    others = [name for name in weights if name not in tensors]
-    if not tensors or (others and not source):
+    if not tensors:
         raise UserError(
-            f'{path} has no weights under {", ".join((*_WEIGHTS, *_EMA_WEIGHTS))}; it holds '
-            f'{", ".join(map(repr, list(checkpoint)[:5])) or "nothing"}; name a checkpoint.'
+            f'{path} has no weights under {", ".join(names)}; it holds '
+            f'{", ".join(map(repr, list(checkpoint)[:5])) or "nothing"}; '
+            f'{"leave --ema out" if ema else "name a checkpoint"}.'
         )
-    if others:
-        raise UserError(f'{path}: {others[0]!r} among the weights is no tensor; name another file.')
     while all(name.startswith('module.') for name in tensors):
         tensors = {name.removeprefix('module.'): value for name, value in tensors.items()}
     return source, tensors
-
-
-def _is_safetensors(path: str) -> bool:
-    """Eight bytes of a length, then a JSON object; neither a zip archive nor a pickle looks so."""
-    with open(path, 'rb') as file:
-        start = file.read(9)
-    length = int.from_bytes(start[:8], 'little')
-    return start[8:] == b'{' and length <= os.path.getsize(path) - 8
-
-
-def _load_safetensors(path: str) -> dict[str, Any]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise UserError(
-            f'{path} is in the safetensors format; install it by `pip install safetensors`.'
-        ) from None
-    try:
-        with safe_open(path, framework='pt') as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-            return dict(state_dict=weights, meta=file.metadata() or {})
-    except SafetensorError as error:
-        raise UserError(
-            f'the checkpoint {path} cannot be read ({_first_line(error)}); get or write it again.'
-        ) from None
-
-
-def refusal(path: str, reason: str) -> str:
-    """One sentence from torch's page of advice."""
-    wanted = re.search(r'GLOBAL (\S+\.\S+)', reason)
-    if wanted is not None:
-        return (
-            f'the checkpoint {path} asks for {wanted[1]}, which is code and not data, so it was '
-            'refused and nothing of it was run; take another file, or, if this one is your own, '
-            'give train.py, test.py or export_onnx.py --trust-checkpoint.'
-        )
-    reason = re.sub(r'(?s).*WeightsUnpickler error:|Check the documentation.*', '', reason).strip()
-    return (
-        f'the checkpoint {path} cannot be read as data ({reason or "no pickle"}): it is damaged, '
-        'no checkpoint, or asks for code, of which nothing was run; take another file.'
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ['no reason given'])[0]
-
-
-def _safe_types() -> list[Any]:
-    """Types in checkpoints beside tensors and plain values."""
-    # The functions by which NumPy's arrays and numbers are pickled; their place depends on NumPy.
-    reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    kinds = ('bool', 'uint8', 'int16', 'int32', 'uint32', 'int64', 'float16', 'float32', 'float64')
-    # Files written under NumPy 1 and 2 name the same functions in different places.
-    places = ('numpy.core.multiarray', 'numpy._core.multiarray')
-    return [
-        HistoryBuffer,
-        argparse.Namespace,
-        (_buffer_method, 'builtins.getattr'),
-        *((reconstruct, f'{place}._reconstruct') for place in places),
-        *((scalar, f'{place}.scalar') for place in places),
-        *(np.ndarray, np.dtype),
-        *(type(np.dtype(kind)) for kind in kinds),
-    ]
 
 
 def _buffer_method(owner: Any, name: str) -> Any:  # noqa: ANN401 (whatever the file asks for)
@@ -193,6 +125,20 @@ def _buffer_method(owner: Any, name: str) -> Any:  # noqa: ANN401 (whatever the 
     return getattr(owner, name)
 
 
+# Types in checkpoints beside tensors and plain values. Two functions pickle NumPy's arrays and
+# numbers; files written under NumPy 1 and 2 name them in different places.
+_RECONSTRUCT, _SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+_NUMBERS = ('bool', 'uint8', 'int16', 'int32', 'uint32', 'int64', 'float16', 'float32', 'float64')
+_SAFE_TYPES = [
+    HistoryBuffer,
+    argparse.Namespace,
+    (_buffer_method, 'builtins.getattr'),
+    *((_RECONSTRUCT, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+    *((_SCALAR, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+    *(np.ndarray, np.dtype),
+    *(type(np.dtype(kind)) for kind in _NUMBERS),
+]
+
 # For the whole process, so that mmengine's own reading takes mmengine's own files as data too: the
 # official family's is else refused by torch 2.6 and later, in mmdet's `init_detector` as well.
-torch.serialization.add_safe_globals(_safe_types())
+torch.serialization.add_safe_globals(_SAFE_TYPES)

@@ -28,7 +28,6 @@ from mmdet_mobileformer.engine.processor_time import ProcessorTimeHook
 from mmdet_mobileformer.engine.resuming.checkpoint_hook import DurableCheckpointHook
 from mmdet_mobileformer.engine.resuming.termination import TerminationHook
 from mmdet_mobileformer.engine.resuming.train_loop import (
-    NamingIterBasedTrainLoop,
     ResumableBatchSampler,
     ResumableTrainLoop,
 )
@@ -48,7 +47,6 @@ __all__ = [
     'FiniteOptimWrapper',
     'FullCocoMetric',
     'LoadWholeImage',
-    'NamingIterBasedTrainLoop',
     'ProcessorTimeHook',
     'RecomputeHook',
     'ResumableBatchSampler',

@@ -1,8 +1,7 @@
 """Faster or leaner running of an unchanged model: compilation, folded norms, recomputation."""
 
 import copy
-from collections.abc import Sequence
-from functools import wraps
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +11,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models.block import MobileFormerBlock
 from mmdet_mobileformer.models.e2e import DecoderBlock, ScaleFusion
 from mmdet_mobileformer.models.mobile import LiteBottleneck
-from mmdet_mobileformer.models.recompute import recomputed
+from mmdet_mobileformer.models.recompute import recomputed_in_training
 
 PARTS = ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head')
 
@@ -31,11 +29,11 @@ RECOMPILE_LIMIT = 128
 class AccelerationHook(Hook):
     """Compiles a detector before training or testing, or folds its norms before testing.
 
-    It acts when the weights are loaded, and after the hooks that change them (EMA).
+    It acts after the weights are loaded and the hooks that change them (EMA) have done so.
 
     Args:
-        compile_model: Compile the detector's parts, see :func:`compile_detector`.
-        fuse: Fold norms into convolutions, see :func:`fuse_detector`; for testing only.
+        compile_model: Whether to :func:`compile_detector`.
+        fuse: Whether to :func:`fuse_detector`; for testing only.
         backend: Of ``torch.compile``.
     """
 
@@ -59,9 +57,8 @@ class AccelerationHook(Hook):
             # A copy, since an EMA takes its weights back after the evaluation.
             runner.model = copy.deepcopy(runner.model)
             fuse_detector(unwrap(runner.model))
-        detector = unwrap(runner.model)
         if self.compile_model:
-            compile_detector(detector, backend=self.backend)
+            compile_detector(unwrap(runner.model), backend=self.backend)
 
 
 @HOOKS.register_module()
@@ -79,33 +76,14 @@ class RecomputeHook(Hook):
         self.modules = [modules] if isinstance(modules, str) else list(modules)
 
     def before_train(self, runner: Runner) -> None:
-        """Wrap the modules' forward methods.
-
-        Raises:
-            UserError: If the detector has no such module.
-        """
-        detector = unwrap(runner.model)
+        """Wrap the modules' forward methods."""
         for name in self.modules:
-            try:
-                module = detector.get_submodule(name)
-            except AttributeError:
-                raise UserError(
-                    f'activation_checkpointing names {name!r}, which a {type(detector).__name__} '
-                    'does not have; name a module of it, as in backbone.blocks.3.'
-                ) from None
-            module.forward = _recomputing(module)
+            module = unwrap(runner.model).get_submodule(name)
+            module.forward = _recomputing(module, module.forward)
 
 
-def _recomputing(module: nn.Module) -> Any:  # noqa: ANN401 (a forward method like the module's own)
-    forward = module.forward
-
-    @wraps(forward)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (the module's own)
-        if module.training and torch.is_grad_enabled():
-            return recomputed(module, forward, *args, **kwargs)
-        return forward(*args, **kwargs)
-
-    return wrapper
+def _recomputing(module: nn.Module, forward: Callable) -> Callable:
+    return lambda *args, **kwargs: recomputed_in_training(module, forward)(*args, **kwargs)
 
 
 def compile_detector(

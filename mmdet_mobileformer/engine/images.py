@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import mmcv
@@ -12,15 +11,13 @@ from mmcv.transforms import LoadImageFromFile
 from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.registry import TRANSFORMS
 from mmdet.structures import DetDataSample
-from mmengine.dist import is_main_process
+from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image
 
 from mmdet_mobileformer.errors import LocalError, listing
-
-ON_ERROR = ('stop', 'replace', 'blank')
 
 
 @TRANSFORMS.register_module()
@@ -37,18 +34,11 @@ class LoadWholeImage(LoadImageFromFile):
             as missed.
         report_file: Text file to which 'replace' and 'blank' add the image's path and the reason.
         **kwargs: As for mmcv's LoadImageFromFile.
-
-    Raises:
-        ValueError: If ``on_error`` is another word, or needs ``report_file``.
     """
 
     def __init__(
         self, on_error: str = 'stop', report_file: str | None = None, **kwargs: object
     ) -> None:
-        if on_error not in ON_ERROR:
-            raise ValueError(f'on_error must be one of {ON_ERROR}, not {on_error!r}')
-        if on_error != 'stop' and report_file is None:
-            raise ValueError(f'on_error={on_error!r} needs report_file')
         super().__init__(**kwargs)
         self.on_error = on_error
         self.report_file = report_file
@@ -67,8 +57,6 @@ class LoadWholeImage(LoadImageFromFile):
         try:
             loaded = super().transform(results)
             problem = truncation(path) if os.path.isfile(path) else None
-            if min(loaded['img'].shape[:2]) == 1:  # mirrored, torch takes no such array
-                problem = 'it is one pixel wide or high'
         except Exception as error:
             problem = ' '.join(str(error).split()) or type(error).__name__
         if problem is None:
@@ -78,7 +66,9 @@ class LoadWholeImage(LoadImageFromFile):
                 f'the image {path} cannot be read ({problem}); replace it, or skip such images '
                 'by --skip-bad-images.'
             )
-        _report(self.report_file, path, problem)
+        # One short write at the end of a file is not torn by other processes' writes.
+        with open(self.report_file, 'a', encoding='utf-8') as file:
+            file.write(f'{path}\t{problem}\n')
         if self.on_error == 'replace':
             return None
         shape = (results['height'], results['width'])
@@ -114,25 +104,15 @@ def truncation(path: str) -> str | None:
     if content.startswith(b'\xff\xd8'):
         # Within a scan (from its start mark FF DA) no end mark FF D9 can occur by chance.
         suspicious = content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda')
-    elif content.startswith(b'\x89PNG'):
-        suspicious = b'IEND' not in content[-64:]
     else:
-        return None
-    if not suspicious:
-        return None
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except Exception as error:
-        return str(error) or type(error).__name__
+        suspicious = content.startswith(b'\x89PNG') and b'IEND' not in content[-64:]
+    if suspicious:
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                image.load()
+        except Exception as error:
+            return str(error) or type(error).__name__
     return None
-
-
-def _report(report_file: str, path: str, problem: str) -> None:
-    """Add a line; one short write at the end of a file is not torn by other processes' writes."""
-    os.makedirs(os.path.dirname(os.path.abspath(report_file)), exist_ok=True)
-    with open(report_file, 'a', encoding='utf-8') as file:
-        file.write(f'{path}\t{problem}\n')
 
 
 @HOOKS.register_module()
@@ -144,31 +124,28 @@ class BadImageReportHook(Hook):
     """
 
     def __init__(self, report_file: str) -> None:
-        self.report_file = report_file
+        self.report = Path(report_file)
 
     def before_train(self, runner: Runner) -> None:
         """Begin with an empty list, unless the run continues one."""
         if not runner._resume:
             self.before_test(runner)
 
+    @master_only
     def before_test(self, runner: Runner) -> None:
         """Begin with an empty list."""
-        if is_main_process():
-            Path(self.report_file).unlink(missing_ok=True)
+        self.report.unlink(missing_ok=True)
 
+    @master_only
     def after_train(self, runner: Runner) -> None:
         """Log the number of images and the first of them."""
-        if not is_main_process():
-            return
-        report = Path(self.report_file)
-        lines = report.read_text(encoding='utf-8').splitlines() if report.is_file() else []
-        found = dict(line.split('\t', 1) for line in lines)
-        if not found:
-            runner.logger.warning('No image had to be skipped.')
-            return
+        lines = self.report.read_text(encoding='utf-8') if self.report.is_file() else ''
+        found = dict(line.split('\t', 1) for line in lines.splitlines())
         images = listing([f'{path} ({problem})' for path, problem in found.items()], 20, str)
         runner.logger.warning(
-            f'Skipped {len(found)} images that cannot be read, all in {report}: {images}.'
+            f'Skipped {len(found)} images that cannot be read, all in {self.report}: {images}.'
+            if found
+            else 'No image had to be skipped.'
         )
 
     after_test = after_train
@@ -176,30 +153,23 @@ class BadImageReportHook(Hook):
 
 @HOOKS.register_module()
 class SkippingVisualizationHook(DetVisualizationHook):
-    """mmdet's DetVisualizationHook, which draws no image that cannot be read.
+    """mmdet's DetVisualizationHook, which draws no image of a test that cannot be read.
 
     It reads the images itself, whatever the pipeline put in the place of an unreadable one.
     """
-
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
-    ) -> None:
-        """Draw the first image of a batch."""
-        if self.draw and _readable(outputs[:1]):
-            super().after_val_iter(runner, batch_idx, data_batch, outputs)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
     ) -> None:
         """Draw all images of a batch."""
         if self.draw:
-            super().after_test_iter(runner, batch_idx, data_batch, _readable(outputs))
+            readable = [sample for sample in outputs if _is_readable(sample.img_path)]
+            super().after_test_iter(runner, batch_idx, data_batch, readable)
 
 
-def _readable(samples: Sequence[DetDataSample]) -> list[DetDataSample]:
-    found = []
-    for sample in samples:
-        with suppress(Exception):
-            read_image(sample.img_path)
-            found.append(sample)
-    return found
+def _is_readable(path: str) -> bool:
+    try:
+        read_image(path)
+    except Exception:
+        return False
+    return True

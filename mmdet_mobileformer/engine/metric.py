@@ -17,11 +17,10 @@ _NAMES = {
 
 @METRICS.register_module()
 class FullCocoMetric(CocoMetric):
-    """mmdet's CocoMetric with all of COCO's twelve figures, which are there in every case.
+    """mmdet's CocoMetric with all of COCO's twelve figures, which are 0 where nothing is detected.
 
     Our decision: mmdet reports the six AP only, names recall after 100, 300 and 1000 detections
-    where COCO counts at 1, 10 and 100, and returns no figure when a model detects nothing. Here AP
-    and AR are 0 in that case.
+    where COCO counts at 1, 10 and 100, and returns no figure when a model detects nothing.
 
     Args:
         **kwargs: As for mmdet's CocoMetric, except ``proposal_nums`` and ``metric_items``.
@@ -31,14 +30,11 @@ class FullCocoMetric(CocoMetric):
         super().__init__(proposal_nums=(1, 10, 100), metric_items=list(_NAMES), **kwargs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Evaluate the collected results.
-
-        Args:
-            results: Pairs (ground truth, prediction), one an image.
+        """Evaluate pairs (ground truth, prediction), one an image.
 
         Returns:
             The twelve figures of every metric in [0, 1] (-1: nothing to find), and with
-            ``classwise`` ``<class>_precision``. Without a single detection every figure is 0.
+            ``classwise`` ``<class>_precision``.
         """
         names = {
             f'{kind}_{old}': f'{kind}_{new}' for kind in self.metrics for old, new in _NAMES.items()

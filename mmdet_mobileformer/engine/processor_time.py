@@ -15,11 +15,11 @@ _SECONDS = 'train_processor_seconds'  # its name in the message hub, which check
 class ProcessorTimeHook(Hook):
     """Writes AP and the training's processor time so far after every validation.
 
-    Processor time of this process does not depend on what else the machine does, other than the
-    clock. It counts training steps, and loading where that is in the same process
-    (``num_workers=0``), not validation; a resumed run goes on counting. The file is
-    ``processor_time.json`` in the work directory: ``complete``, and ``points`` of ``epoch``,
-    ``minutes``, ``AP``, ``AP_50`` and ``AP_75``. For runs of one process.
+    Processor time of this process does not depend on what else the machine does. It counts training
+    steps, and loading where that is in the same process (``num_workers=0``), not validation; a
+    resumed run goes on counting. ``processor_time.json`` in the work directory holds ``complete``,
+    and ``points`` of ``epoch``, ``minutes``, ``AP``, ``AP_50`` and ``AP_75``. For runs of one
+    process.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -28,7 +28,6 @@ class ProcessorTimeHook(Hook):
         resumed = runner.iter > 0 and self._path.is_file()
         points = json.loads(self._path.read_text())['points'] if resumed else []
         self._points = [point for point in points if point['epoch'] <= runner.epoch]
-        self._start = time.process_time()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start to count: what lies between epochs does not belong to them."""

@@ -8,10 +8,10 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupLR(LinearLR):
-    """mmengine's LinearLR from the first iteration on, for a number of iterations or of epochs.
+    """mmengine's LinearLR from the first iteration on, for the fewer of ``end`` and ``iterations``.
 
-    A config names it with ``convert_to_iter_based=True``; what the fewer iterations are is known
-    when training begins.
+    ``end`` counts epochs and may be a fraction; which are fewer is known when training begins. A
+    config names it with ``convert_to_iter_based=True``.
 
     Examples:
         >>> import torch
@@ -31,16 +31,7 @@ class WarmupLR(LinearLR):
         by_epoch: bool = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> Self:
-        """Build the schedule for an epoch's length.
-
-        Args:
-            *args: As for LinearLR.
-            end: Epochs at most, or a fraction of one.
-            epoch_length: Iterations an epoch.
-            iterations: Iterations at most.
-            by_epoch: What mmengine gives; not used.
-            **kwargs: As for LinearLR.
-        """
+        """Build the schedule for an epoch of so many iterations; mmengine calls it."""
         length = int(end * epoch_length)
         length = min(length, iterations) if iterations else length
         return cls(*args, begin=0, end=max(2, length), by_epoch=False, **kwargs)

@@ -17,7 +17,7 @@ from mmdet_mobileformer.config_tree import names_class, walk
 OURS = {
     'CheckpointHook': 'DurableCheckpointHook',
     'EpochBasedTrainLoop': 'ResumableTrainLoop',
-    'IterBasedTrainLoop': 'NamingIterBasedTrainLoop',
+    'NamingIterBasedTrainLoop': 'IterBasedTrainLoop',  # of earlier saved configs
     'OptimWrapper': 'FiniteOptimWrapper',
     'AmpOptimWrapper': 'FiniteAmpOptimWrapper',
     'HungarianAssigner': 'FiniteHungarianAssigner',

@@ -41,7 +41,7 @@ def _load_address(path: str, map_location: Location = None) -> dict[str, Any]:
     try:
         return load_from_http(path, map_location)
     except pickle.UnpicklingError as error:
-        raise UserError(refusal(path, str(error))) from None
+        raise UserError(refusal(path, error)) from None
     except OSError as error:  # among them those of urllib
         raise UserError(
             f'{path} cannot be downloaded ({error}); download it by other means and name the file.'

@@ -8,7 +8,7 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
 
 from mmdet_mobileformer.checkpoints.compare import classes_of
-from mmdet_mobileformer.checkpoints.reading import check_checkpoint, load_checkpoint_as_data
+from mmdet_mobileformer.checkpoints.reading import load_checkpoint_as_data
 from mmdet_mobileformer.config_tree import data_sources
 from mmdet_mobileformer.data_check.check import run_data_check
 from mmdet_mobileformer.engine.acceleration import AccelerationHook
@@ -36,7 +36,6 @@ def test(args: argparse.Namespace) -> None:
         args.work_dir = args.config
     args.config, args.checkpoint = find_run([args.config, args.checkpoint])
     cfg = load_run_config(args)
-    check_checkpoint(args.checkpoint)
     if args.classes:
         # The file knows what its head was sized for; the data may hold more.
         set_classes(cfg, _classes_of(args.checkpoint) or annotated_classes(cfg))
