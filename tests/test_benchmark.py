@@ -177,7 +177,7 @@ def test_the_tool_measures_onnx_runtime(benchmark, sessions):
 def test_what_onnx_runtime_cannot_do_is_refused(capsys):
     args = ['--models', 'mf-26m', '--runtimes', 'onnx', '--size', '64x96', '--training']
     assert run_tool('benchmark', *args, '--rounds', 1) == 2
-    assert 'onnx is measured in inference' in capsys.readouterr().err
+    assert 'onnx is measured in float32 inference on the CPU' in capsys.readouterr().err
 
 
 def test_the_compiled_runtime_runs_one_graph_of_fixed_size(benchmark, monkeypatch):
@@ -210,6 +210,20 @@ def test_the_compiled_runtime_runs_one_graph_of_fixed_size(benchmark, monkeypatc
 def test_the_tool_measures_a_training_step(benchmark):
     rows = benchmark('mf-26m+released', 'mf-26m', '--training', '--batch-size', 2)
     assert float(rows[0]['saved MB']) > float(rows[1]['saved MB']) > 0
+
+
+@pytest.mark.parametrize('words', [(), ('--training',)], ids=['inference', 'training'])
+def test_the_tool_measures_mixed_precision(benchmark, words, monkeypatch):
+    dtypes = set()
+    prepare = measure.TensorPath.forward
+
+    def forward(model, images):
+        dtypes.add(torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu'))
+        return prepare(model, images)
+
+    monkeypatch.setattr(measure.TensorPath, 'forward', forward)
+    (row,) = benchmark('mf-26m', '--dtype', 'bfloat16', '--batch-size', 2, *words)
+    assert float(row['ms']) > 0 and dtypes == {False, torch.bfloat16}  # MACs are counted without
 
 
 def test_the_tool_writes_table_json_and_picture(tmp_path, monkeypatch):

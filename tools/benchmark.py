@@ -28,7 +28,7 @@ def _positive(text: str) -> int:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Measure latency, throughput and memory of models on the CPU in alternating '
+        description='Measure latency, throughput and memory of models in alternating '
         'order within one run. Names of models: mf-<arch>, retinanet-mf-<arch>, e2e-mf-<arch>, '
         'anchored-mf-<arch>, resnet50, mobilenetv2, pvtv2-b0, retinanet-r50, detr-r50 or a config '
         "file, with +fused (norms folded), +released (the released code's form), +spatial or +cp "
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         '--headline',
         action='store_true',
-        help='the table that docs/benchmarks.md opens with: each model beside its peer',
+        help='the table that docs/benchmarks.md opens with: each model beside its peer, on the CPU',
     )
     parser.add_argument(
         '--runtimes', nargs='+', choices=RUNTIMES, default=['eager'], help='default eager'
@@ -52,6 +52,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--threads', type=_positive, default=usable_cores(), help='default: all cores'
+    )
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default cpu')
+    parser.add_argument(
+        '--dtype',
+        choices=['float32', 'float16', 'bfloat16'],
+        default='float32',
+        help='16 bits are automatic mixed precision; default float32',
     )
     parser.add_argument(
         '--training', action='store_true', help='measure forward and backward passes instead'
@@ -79,8 +86,8 @@ def main(args: argparse.Namespace) -> None:
 
     kept = not args.system_memory and keep_freed_memory()
     register_all_modules()
-    rate = measure.sgemm_rate(args.threads)
-    about = report.machine(rate) | {'freed_memory': 'kept' if kept else 'returned'}
+    rate = measure.sgemm_rate(args.device, args.threads)
+    about = report.machine(args.device, rate) | {'freed_memory': 'kept' if kept else 'returned'}
     print(json.dumps(about))
     if args.headline:
         rows = headline.compare(headline.COMPARISONS, args.threads, args.rounds, rate)
@@ -88,6 +95,7 @@ def main(args: argparse.Namespace) -> None:
     else:
         height, width = args.size
         shared = dict(height=height, width=width, batch=args.batch_size, training=args.training)
+        shared.update(device=args.device, dtype=args.dtype)
         cases = [
             measure.Case(model, args.threads, runtime, **shared)
             for runtime in args.runtimes

@@ -1,4 +1,4 @@
-"""Measuring prepared models in alternating order, so that ratios hold on a noisy CPU."""
+"""Measuring prepared models in alternating order, so that ratios hold on a noisy machine."""
 
 import sys
 import tempfile
@@ -21,7 +21,7 @@ from mmdet_mobileformer.launch.cpu_memory import release_freed_memory
 
 @dataclass
 class Case:
-    """One thing to measure, in float32, and what was measured."""
+    """One thing to measure, and what was measured."""
 
     model: str
     threads: int
@@ -30,6 +30,8 @@ class Case:
     width: int = 1280
     batch: int = 1
     training: bool = False
+    device: str = 'cpu'
+    dtype: str = 'float32'  # or 'float16', 'bfloat16': automatic mixed precision
     macs: int = 0  # of one forward pass of the batch
     saved_bytes: int = 0  # activations kept for backward, weights left out
     peak_bytes: int = 0  # growth of memory during one run
@@ -53,7 +55,7 @@ def measure(cases: Sequence[Case], rounds: int) -> None:
     """Prepare every case, then run each once a round, every second round in reverse order.
 
     Raises:
-        UserError: If ONNX Runtime is asked to train.
+        UserError: If ONNX Runtime is asked for more than float32 inference on the CPU.
     """
     runs = []
     for case in cases:
@@ -74,29 +76,39 @@ def prepare(case: Case) -> Callable[[], None]:
     images = torch.randn(case.batch, 3, case.height, case.width)
     case.macs = count_macs(model, images)['']
     if case.runtime == 'onnx':
-        if case.training:
-            raise UserError('onnx is measured in inference; leave it or --training out.')
+        if case.training or (case.device, case.dtype) != ('cpu', 'float32'):
+            raise UserError('onnx is measured in float32 inference on the CPU; leave it out.')
         run = _onnx_run(model, images, case.threads)
     else:
+        model, images = model.to(case.device), images.to(case.device)
         if case.runtime == 'compiled':
             model.compile(dynamic=False)
-        run = _torch_run(model, images)
+        run = _torch_run(model, images, case.dtype)
         run()
     run()
     if case.training:
-        case.saved_bytes = saved_bytes(model, images)
-    case.peak_bytes = peak_of(run)
+        with _autocast(images, case.dtype):
+            case.saved_bytes = saved_bytes(model, images)
+    case.peak_bytes = peak_of(run, case.device)
     return run
 
 
-def _torch_run(model: nn.Module, images: Tensor) -> Callable[[], None]:
+def _autocast(images: Tensor, dtype: str) -> torch.autocast:
+    return torch.autocast(images.device.type, getattr(torch, dtype), enabled=dtype != 'float32')
+
+
+def _torch_run(model: nn.Module, images: Tensor, dtype: str) -> Callable[[], None]:
     def run() -> None:
         if model.training:
             model.zero_grad(set_to_none=True)
-            sum(output.square().mean() for output in model(images)).backward()
+            with _autocast(images, dtype):
+                outputs = model(images)
+            sum(output.float().square().mean() for output in outputs).backward()
         else:
-            with torch.inference_mode():
+            with torch.inference_mode(), _autocast(images, dtype):
                 model(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
 
     return run
 
@@ -119,12 +131,17 @@ def _onnx_run(model: nn.Module, images: Tensor, threads: int) -> Callable[[], No
 
 
 def saved_bytes(model: nn.Module, images: Tensor) -> int:
-    """Bytes of the tensors that a forward pass keeps for backward, weights left out."""
+    """Bytes of the tensors that a forward pass keeps for backward.
+
+    Weights are left out, and their 16-bit copies, which are known by their shapes.
+    """
+    shapes = {tensor.shape for tensor in model.parameters()}
     weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+        if tensor.dtype == torch.float32 or tensor.shape not in shapes:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -136,8 +153,16 @@ def saved_bytes(model: nn.Module, images: Tensor) -> int:
     return total
 
 
-def peak_of(run: Callable[[], None]) -> int:
-    """Bytes by which resident memory grows at most during one run; 0 where it is not Linux."""
+def peak_of(run: Callable[[], None], device: str) -> int:
+    """Bytes by which memory grows at most during one run, of the GPU or resident on the CPU.
+
+    0 on a CPU whose system is not Linux.
+    """
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     release_freed_memory()
     try:
         Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
@@ -153,8 +178,8 @@ def _status(name: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
-def sgemm_rate(threads: int, size: int = 2048) -> float:
+def sgemm_rate(device: str, threads: int, size: int = 2048) -> float:
     """MACs a second of a square float32 matrix product."""
-    left, right = torch.randn(2, size, size)
+    left, right = torch.randn(2, size, size, device=device)
     timer = Timer('left @ right', globals=dict(left=left, right=right), num_threads=threads)
     return size**3 / timer.blocked_autorange(min_run_time=1).median

@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 COLUMNS = (
     ('model', 'model', '{}'),
     ('runtime', 'runtime', '{}'),
@@ -21,16 +23,17 @@ COLUMNS = (
 )
 
 
-def machine(sgemm_rate: float) -> dict[str, Any]:
-    """The CPU, versions and the measured rate of matrix products, in GMAC/s."""
+def machine(device: str, sgemm_rate: float) -> dict[str, Any]:
+    """The device, versions and the measured rate of matrix products, in GMAC/s."""
     cpuinfo = Path('/proc/cpuinfo')
     name = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
     versions = {'python': platform.python_version()}
     for package in ('torch', 'onnxruntime', 'mmdet', 'mmcv', 'mmengine'):
         with suppress(ImportError):
             versions[package] = import_module(package).__version__
+    cpu = name[1] if name else platform.machine()
     return dict(
-        device=name[1] if name else platform.machine(),
+        device=torch.cuda.get_device_name() if device == 'cuda' else cpu,
         versions=versions,
         sgemm_gmacs=sgemm_rate / 1e9,
     )

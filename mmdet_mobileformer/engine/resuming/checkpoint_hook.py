@@ -43,7 +43,7 @@ class DurableCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 (mmengine's own)
-        super().__init__(backend_args=dict(backend='durable'), **kwargs)
+        super().__init__(**kwargs | dict(backend_args=dict(backend='durable')))
         self._resumed: dict[str, Any] | None = None
         self._random_states: list[dict] = []
         self._state_before_val: dict[str, Any] | None = None

@@ -43,7 +43,8 @@ class TerminationHook(Hook):
         """Begin to listen; signals reach the main thread only."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._request)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job
+                    self._previous[number] = signal.signal(number, self._request)
         loops = [runner.train_loop, runner.val_loop]
         for loader in [loop.dataloader for loop in loops if loop is not None]:
             loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
