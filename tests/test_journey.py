@@ -112,6 +112,34 @@ def test_the_page_on_inference_runs(trained, tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'pictures' / 'vis' / 'picture.jpg').exists()
 
 
+class Camera:
+    """OpenCV's capture of a camera that is looked through until Ctrl-C."""
+
+    def __init__(self, number):
+        assert number == 0
+        self.frames = iter(np.zeros((3, 64, 96, 3), np.uint8))
+
+    def isOpened(self):  # noqa: N802 (OpenCV's name)
+        return True
+
+    def get(self, what):
+        return 0.0
+
+    def read(self):
+        image = next(self.frames, None)
+        if image is None:
+            raise KeyboardInterrupt
+        return True, image
+
+
+def test_a_camera_ends_with_ctrl_c_and_keeps_what_it_saw(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cv2, 'VideoCapture', Camera)
+    assert run_tool('predict', trained[1], '0', '--json', 'found.json') == 0
+    assert '3 images in' in capsys.readouterr().out
+    assert {image for image, *_ in results(Path('found.json'))} == {1, 2, 3}
+
+
 def test_what_can_be_detected_in(trained, tmp_path, capsys, monkeypatch):
     data, work_dir = trained
     monkeypatch.chdir(tmp_path)

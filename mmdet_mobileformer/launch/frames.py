@@ -51,15 +51,16 @@ class Video:
     Attributes:
         name: Of the video to write.
         fps: Frames a second.
+        is_camera: Whether it has no end of its own.
     """
 
     def __init__(self, source: str) -> None:
-        camera = source.isdecimal()
-        self._capture = cv2.VideoCapture(int(source) if camera else source)
+        self.is_camera = source.isdecimal()
+        self._capture = cv2.VideoCapture(int(source) if self.is_camera else source)
         if not self._capture.isOpened():
             raise UserError(f'the video or camera {source} cannot be opened by OpenCV.')
         stem = os.path.splitext(os.path.basename(source))[0]
-        self.name = f'{"camera_" * camera}{stem}.mp4'
+        self.name = f'{"camera_" * self.is_camera}{stem}.mp4'
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
 
     def __len__(self) -> int:

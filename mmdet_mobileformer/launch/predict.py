@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -48,7 +49,8 @@ def predict(args: argparse.Namespace) -> None:
 
     count, results = 0, []
     begin = time.perf_counter()
-    with _Drawing(folder, frames, detector, args.score_thr) as drawing:
+    end = [KeyboardInterrupt] if getattr(frames, 'is_camera', False) else []
+    with _Drawing(folder, frames, detector, args.score_thr) as drawing, suppress(*end):
         for name, image, sample in _detections(detector, frames, args.batch_size):
             if shown is not None:
                 labels = sample.pred_instances.labels
