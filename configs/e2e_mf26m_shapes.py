@@ -32,5 +32,10 @@ model = dict(
     test_cfg=dict(max_per_img=25),
 )
 
+# Milder than the base's, which is for the paper's form: that sees an image ten times as often.
+train_pipeline = _base_.train_pipeline
+train_pipeline[4].update(max_translate_ratio=0.1, scaling_ratio_range=(0.9, 1.1))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=6, max_keep_ckpts=1))
 randomness = dict(seed=0)

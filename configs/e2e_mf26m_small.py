@@ -48,15 +48,6 @@ train_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-# From random weights the backbone learns as fast as the rest.
-optim_wrapper = dict(
-    paramwise_cfg=dict(
-        custom_keys={
-            'backbone': dict(lr_mult=1.0),
-            'backbone.tokens': dict(lr_mult=1.0, decay_mult=0.0),
-        }
-    )
-)
 max_epochs = 14
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 _base_.param_scheduler[1].end = max_epochs

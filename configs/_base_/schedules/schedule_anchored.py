@@ -1,5 +1,5 @@
-# Short training of the anchored detector on a small machine: the whole model at a high rate, the
-# backbone at half of it. The number of epochs is the config's, or `--epochs`.
+# Short training of the anchored detector on a small machine, the whole of it at one high rate. The
+# number of epochs is the config's, or `--epochs`.
 max_epochs = 18
 train_cfg = dict(type='ResumableTrainLoop', max_epochs=max_epochs, val_interval=6)
 val_cfg = dict(type='ValLoop')
@@ -8,12 +8,7 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='FiniteOptimWrapper',
     optimizer=dict(type='AdamW', lr=1.6e-3, weight_decay=1e-4),
-    paramwise_cfg=dict(
-        custom_keys={
-            'backbone': dict(lr_mult=0.5),
-            'backbone.tokens': dict(lr_mult=0.5, decay_mult=0.0),
-        }
-    ),
+    paramwise_cfg=dict(custom_keys={'backbone.tokens': dict(decay_mult=0.0)}),
     clip_grad=dict(max_norm=1.0, norm_type=2),
 )
 
