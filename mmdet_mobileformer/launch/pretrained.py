@@ -47,7 +47,8 @@ def set_pretrained(cfg: Config, path: str) -> str:
         A sentence that says what is taken from the file.
 
     Raises:
-        UserError: If the file cannot be read as data, or the config loads other weights over those.
+        UserError: If the file cannot be read as data, the config loads other weights over those, or
+            there is no backbone.
     """
     if cfg.get('load_from'):
         raise UserError(
@@ -57,11 +58,13 @@ def set_pretrained(cfg: Config, path: str) -> str:
     _, weights = select_state_dict(load_checkpoint_as_data(path), path)
     whole = any(name.startswith('backbone.') for name in weights)
     init_cfg = dict(type='Pretrained', checkpoint=path, **dict(prefix='backbone.') if whole else {})
-    for name, node in walk(cfg.model, 'model'):
-        if name.endswith('backbone'):
-            node['init_cfg'] = init_cfg
-            if 'pretrained' in node:
-                node['pretrained'] = None
+    backbones = [node for name, node in walk(cfg.model) if name.endswith('backbone')]
+    if not backbones:
+        raise UserError(f'--pretrained {path}: the model of {cfg.filename} has no backbone.')
+    for backbone in backbones:
+        backbone['init_cfg'] = init_cfg
+        if 'pretrained' in backbone:
+            backbone['pretrained'] = None
     rest = sorted({name.split('.')[0] for name in weights} - {'backbone'}) if whole else ()
     left_out = f'; its {", ".join(rest)} stays out' if rest else ''
     return f'--pretrained: the backbone begins with the weights of {path}{left_out}.'
