@@ -1,5 +1,7 @@
 """Pretrained weights of a backbone: all of them, or an error that says what does not fit."""
 
+import re
+
 from torch import nn
 
 from mmdet_mobileformer.checkpoints.compare import Difference, shapes_of
@@ -33,9 +35,13 @@ def load_pretrained(module: nn.Module, path: str, prefix: str = '') -> None:
             f"{next(iter(weights))!r}); a checkpoint in the authors' format must first be "
             'converted by tools/convert_checkpoint.py.'
         )
-    built = module.state_dict()
-    own = {n: value for n, value in own.items() if n in built or not n.startswith('blocks.')}
-    difference = Difference(shapes_of(own), shapes_of(built))
+    count = len(getattr(module, 'blocks', ()))
+    beyond = [
+        n for n in own if (match := re.match(r'blocks\.(\d+)\.', n)) and int(match[1]) >= count
+    ]
+    for name in beyond:
+        del own[name]
+    difference = Difference(shapes_of(own), shapes_of(module.state_dict()))
     if difference:
         variant = (checkpoint.get('meta') or {}).get('variant')
         said = f', which says that it is of variant {variant},' if variant else ''

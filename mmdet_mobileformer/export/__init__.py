@@ -4,7 +4,7 @@ It may import `models` and what lies below. It needs onnx, onnxscript and onnxru
 else here does: import it where it is used.
 """
 
-from mmdet_mobileformer.export.check import compare
+from mmdet_mobileformer.export.check import Difference, compare
 from mmdet_mobileformer.export.onnx_file import INPUTS, describe, export_detector
 from mmdet_mobileformer.export.quantize import quantize_file
 from mmdet_mobileformer.export.runtime import (
@@ -16,6 +16,7 @@ from mmdet_mobileformer.export.runtime import (
 
 __all__ = [
     'INPUTS',
+    'Difference',
     'OnnxDetector',
     'compare',
     'describe',

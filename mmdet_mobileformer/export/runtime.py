@@ -30,6 +30,10 @@ class OnnxDetector(BaseModel):
         data_preprocessor: Config of the detector's data preprocessor.
         num_threads: Threads of ONNX Runtime; 0: as many as there are cores.
 
+    Attributes:
+        metadata: What :func:`describe` put into the file.
+        classes: Names of the classes, by label.
+
     Raises:
         UserError: If the file does not exist or was not written by `tools/export_onnx.py`.
     """
@@ -39,6 +43,8 @@ class OnnxDetector(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self.session = open_session(file, num_threads)
+        self.metadata = self.session.get_modelmeta().custom_metadata_map
+        self.classes = tuple(json.loads(self.metadata['classes']))
 
     def forward(
         self,

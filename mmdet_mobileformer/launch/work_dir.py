@@ -62,8 +62,9 @@ def find_run(words: Sequence[str | None]) -> tuple[str, str]:
         Path of the config, and path or address of the checkpoint.
 
     Raises:
-        UserError: If the words name no detector, or the work directory holds no config, no whole
-            checkpoint, or several configs none of which is the checkpoint's.
+        UserError: If the words name no detector, there is no such checkpoint, or the work directory
+            holds no config, no whole checkpoint, or several configs none of which is the
+            checkpoint's.
     """
     words = [word for word in words if word is not None]
     place, *checkpoint = words or ['']
@@ -71,6 +72,10 @@ def find_run(words: Sequence[str | None]) -> tuple[str, str]:
         raise UserError(
             f'{" ".join(words) or "nothing"} does not name a detector (looked from {os.getcwd()}); '
             'give the work directory of a training, or CONFIG CHECKPOINT.'
+        )
+    if checkpoint and '://' not in checkpoint[0] and not os.path.isfile(checkpoint[0]):
+        raise UserError(
+            f'the checkpoint {checkpoint[0]} does not exist (looked from {os.getcwd()}).'
         )
     if not os.path.isdir(place):
         return place, checkpoint[0]
