@@ -95,6 +95,14 @@ def test_unusual_images_train(data, tmp_path, model):
     assert all(torch.isfinite(value).all() for value in runner.model.state_dict().values())
 
 
+def test_image_of_one_pixel_is_named(tmp_path):
+    Image.fromarray(NOISE[:1]).save(tmp_path / 'line.png')
+    with pytest.raises(
+        LocalError, match=r'line\.png cannot be read \(it is one pixel wide or high'
+    ):
+        LoadWholeImage()(dict(img_path=str(tmp_path / 'line.png')))
+
+
 def test_how_images_are_read(tmp_path):
     load = LoadWholeImage()
     Image.fromarray(NOISE).save(tmp_path / 'rgba.png')

@@ -1,5 +1,6 @@
 """Launchers, errors that all processes of a group see, and two processes that work as one."""
 
+import os
 import shutil
 import signal
 
@@ -20,8 +21,39 @@ from mmdet_mobileformer.engine.distributed import init_distributed, on_main_proc
 from mmdet_mobileformer.engine.resuming.find import require_resumable
 from mmdet_mobileformer.errors import UserError
 
+VARIABLES = {
+    'pytorch': dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0'),
+    'slurm': dict(SLURM_PROCID='0', SLURM_NTASKS='1', SLURM_NODELIST='here'),
+    'mpi': dict(OMPI_COMM_WORLD_RANK='0', OMPI_COMM_WORLD_SIZE='1'),
+}
 
-def test_one_process_changes_nothing():
+
+@pytest.fixture
+def environment(monkeypatch):
+    """A function that leaves only the given launcher's variables; they are restored afterwards."""
+    names = {name for variables in VARIABLES.values() for name in variables}
+
+    def keep(launcher, **others):
+        for name in names | {'MASTER_ADDR', 'MASTER_PORT'}:
+            monkeypatch.setenv(name, '')  # so that what the code sets is removed again
+            monkeypatch.delenv(name)
+        for name, value in {**VARIABLES.get(launcher, {}), **others}.items():
+            monkeypatch.setenv(name, value)
+
+    yield keep
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('launcher', VARIABLES)
+def test_missing_environment_is_a_sentence(environment, launcher):
+    environment(None)
+    with pytest.raises(UserError, match=f'--launcher {launcher} needs'):
+        init_distributed(Config(), launcher)
+
+
+def test_one_process_changes_nothing(environment):
+    environment(None)
     cfg = Config(dict(env_cfg=dict(dist_cfg=dict(backend='nccl'))))
     init_distributed(cfg, 'none')
     assert cfg.launcher == 'none' and cfg.env_cfg.dist_cfg.backend == 'nccl'
@@ -29,22 +61,14 @@ def test_one_process_changes_nothing():
     assert on_main_process(lambda value: value + 1, 1) == 2
 
 
-@pytest.fixture
-def _group_left():
-    yield
-    if torch_dist.is_initialized():
-        torch_dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures('_group_left')
-def test_a_process_joins_a_group_without_a_gpu(monkeypatch):
+@pytest.mark.parametrize('launcher', VARIABLES)
+def test_every_launcher_joins_a_group_without_a_gpu(environment, launcher, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    started = dict(RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
-    for name, value in started.items():
-        monkeypatch.setenv(name, value)
+    environment(launcher, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     cfg = Config(dict(find_unused_parameters=True))
-    init_distributed(cfg, 'pytorch')
+    init_distributed(cfg, launcher)
     assert torch_dist.get_backend() == 'gloo' and torch_dist.get_world_size() == 1
+    assert os.environ['LOCAL_RANK'] == '0'
     assert cfg.model_wrapper_cfg.type == 'CPUDistributedDataParallel'
     assert cfg.model_wrapper_cfg.find_unused_parameters is True
     model = CPUDistributedDataParallel(nn.Linear(2, 1), device_ids=[0])
@@ -148,8 +172,7 @@ def test_sigterm_to_one_of_two_processes_changes_nothing(data, uninterrupted, tm
         path = tmp_path / 'interrupted.pth'
         assert (tmp_path / 'last_checkpoint').read_text() == str(path)
         assert [other.name for other in tmp_path.glob('interrupted*')] == [path.name]
-        require_resumable(str(path))
-        saved = load_checkpoint_as_data(path)
+        saved = require_resumable(str(path))
         assert (saved['meta']['iter'], saved['resume_state']['inner_iter']) == moment
     train_in_two(data, tmp_path, seed=5)
     assert of_both(tmp_path, 'order') == order

@@ -10,8 +10,10 @@ from coco_folder import write_coco_folder
 from interrupted_run import start_training
 
 from mmdet_mobileformer.checkpoints import load_checkpoint_as_data
-from mmdet_mobileformer.engine import DurableBackend, DurableCheckpointHook
+from mmdet_mobileformer.engine import DurableCheckpointHook
 from mmdet_mobileformer.engine.resuming.find import find_resume_point
+from mmdet_mobileformer.engine.resuming.same_data import require_same_data
+from mmdet_mobileformer.errors import UserError
 
 MAX_EPOCHS = 16
 LAST = f'epoch_{MAX_EPOCHS}.pth'
@@ -70,8 +72,8 @@ def assert_same_end(work_dir, uninterrupted):
 
 
 def test_twenty_kills_change_nothing(data, uninterrupted, tmp_path):
-    # An epoch has five steps and more, most of them while files are written, a validation and the
-    # best checkpoint another eight. So no process ends more than two epochs before it is killed.
+    # An epoch has nine steps and more, most of them while files are written, a validation and the
+    # best checkpoint another dozen. So no process ends more than one epoch before it is killed.
     for step in (*range(1, 14), 3, 5, 7, 9, 10, 11, 12):
         code = start_training(data, tmp_path, MAX_EPOCHS, step=step)
         assert code == -signal.SIGKILL, output(tmp_path)
@@ -80,11 +82,12 @@ def test_twenty_kills_change_nothing(data, uninterrupted, tmp_path):
             assert 'optimizer' in load_checkpoint_as_data(pointer.read_text())
     assert start_training(data, tmp_path, MAX_EPOCHS) == 0, output(tmp_path)
     assert_same_end(tmp_path, uninterrupted)
-    # A process that is killed when it removes what is outdated leaves that.
-    kept = {path.name for path in uninterrupted.glob('*.pth*')}
-    assert kept <= {path.name for path in tmp_path.glob('*.pth*')}
+    assert {path.name for path in tmp_path.glob('*.pth*')} == {
+        path.name for path in uninterrupted.glob('*.pth*')
+    }
     said = output(tmp_path)
     assert 'the newest whole checkpoint' in said
+    assert 'its writing was interrupted' in said  # a half file was passed over
 
 
 def test_sigterm_saves_and_ends_with_its_code(data, uninterrupted, tmp_path):
@@ -109,9 +112,27 @@ def test_resuming_with_other_data_stops_and_changes_nothing(data, uninterrupted,
     work_dir.mkdir()
     shutil.copyfile(uninterrupted / LAST, work_dir / LAST)
     assert start_training(other, work_dir, MAX_EPOCHS) == 2
-    assert 'this run had 4 images of disc, ' in output(work_dir)
+    assert 'this run had 4 images (train), and there are 5' in output(work_dir)
     assert {path.name for path in work_dir.glob('*.pth*')} == {LAST}
     assert start_training(moved, work_dir, MAX_EPOCHS) == 0, output(work_dir)
+
+
+@pytest.mark.parametrize(
+    ('changed', 'said'),
+    [
+        (dict(classes=('a', 'c')), 'the classes a, b, and the data has a, c'),
+        (dict(digest=2), 'other images'),
+        (dict(), None),
+    ],
+)
+def test_what_counts_as_other_data(changed, said):
+    saved = dict(val=dict(classes=['a', 'b'], images=3, digest=1))
+    present = dict(val=dict(saved['val'], classes=('a', 'b')) | changed, train={})
+    if said is None:
+        require_same_data(saved, present)
+        return
+    with pytest.raises(UserError, match=said):
+        require_same_data(saved, present)
 
 
 def test_loader_workers_give_the_same_order_after_a_kill(data, uninterrupted, tmp_path):
@@ -127,7 +148,7 @@ def test_loader_workers_give_the_same_order_after_a_kill(data, uninterrupted, tm
 
 
 def test_full_disk_is_a_sentence_and_leaves_the_checkpoint_before(data, tmp_path):
-    assert start_training(data, tmp_path, MAX_EPOCHS, step=7, action='fill_disk') == 2
+    assert start_training(data, tmp_path, MAX_EPOCHS, step=11, action='fill_disk') == 2
     assert 'epoch_2.pth' in (said := output(tmp_path)) and 'No space left on device' in said
     assert 'Traceback' not in said
     assert {path.name for path in tmp_path.glob('*.pth*')} == {'epoch_1.pth'}
@@ -144,9 +165,9 @@ def test_newest_is_what_was_written_last(uninterrupted, tmp_path):
     # In a copied folder times mean nothing, and the folder that it was copied from may go on.
     other = tmp_path / 'other'
     other.mkdir()
-    shutil.copyfile(uninterrupted / LAST, other / 'epoch_9.pth')
+    shutil.copyfile(uninterrupted / LAST, other / 'epoch_1.pth')
     for place in ('/where/it/was', other):
-        pointer.write_text(f'{place}/epoch_9.pth')
+        pointer.write_text(f'{place}/epoch_1.pth')
         assert find_resume_point(str(tmp_path))[0] == str(tmp_path / 'epoch_9.pth')
 
 
@@ -162,13 +183,11 @@ def test_search_finds_what_the_hook_writes_elsewhere(uninterrupted, tmp_path):
 
 def test_the_best_checkpoint_of_another_run_stays(tmp_path):
     hook = DurableCheckpointHook(interval=1)
-    hook.out_dir, hook.file_backend = str(tmp_path / 'mine'), DurableBackend()
+    hook.out_dir = str(tmp_path / 'mine')
     os.mkdir(hook.out_dir)
     (other := tmp_path / 'best_of_another.pth').touch()
     (own := tmp_path / 'mine' / 'best.pth').touch()
-    for path in (other, own, tmp_path / 'mine' / 'epoch_1.pth'):
-        hook.file_backend.remove(path)
-    hook._remove_outdated()
+    hook._remove([str(other), str(own), 'epoch_1.pth'])
     assert other.exists() and not own.exists()
 
 

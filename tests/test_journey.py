@@ -112,6 +112,16 @@ def test_the_page_on_inference_runs(trained, tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'pictures' / 'vis' / 'picture.jpg').exists()
 
 
+def test_a_refused_training_leaves_the_config_of_the_run(trained, tmp_path, capsys):
+    data, work_dir = trained
+    (config,) = work_dir.glob('*.py')
+    before = config.read_text()
+    other = write_coco_folder(tmp_path / 'other', num_train=5)
+    words = [data.parent / 'tiny.py', '--work-dir', work_dir, '--data-root', other, '--resume']
+    assert run_tool('train', *words) == 2
+    assert 'there are 5' in capsys.readouterr().err and config.read_text() == before
+
+
 class Camera:
     """OpenCV's capture of a camera that is looked through until Ctrl-C."""
 
@@ -181,6 +191,8 @@ def test_what_can_be_detected_in(trained, tmp_path, capsys, monkeypatch):
         (['mixed/bad.jpg'], 'no picture of mixed/bad.jpg could be read'),
         (['mixed', '--classes', 'kangaroo'], "does not know 'kangaroo'"),
         (['mixed', '--out-dir', 'mixed'], 'holds the pictures themselves'),
+        (['mixed', '--device', 'cuda:7'], '--device cuda:7 cannot be used'),
+        (['mixed', '--batch-size', '0'], '--batch-size 0 must be at least 1'),
         ([], 'names no picture'),
     ):
         assert run_tool('predict', work_dir, *words) == 2

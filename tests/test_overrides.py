@@ -196,9 +196,16 @@ def test_classwise_amp_and_resume(tmp_path):
     cfg.work_dir = str(tmp_path)
     with pytest.raises(UserError, match=r'nowhere\.pth'):
         train.set_resume(cfg, 'nowhere.pth')
+    with pytest.raises(UserError, match='base_batch_size'):
+        train.set_auto_scale_lr(cfg)
+    with pytest.raises(UserError, match='needs a COCO metric'):
+        data_flags.set_classwise(Config(dict()))
     train.set_resume(cfg, 'auto')
     assert not cfg.resume  # there is nothing to resume from: training begins anew
     cfg.optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match='fp16'):
+            train.set_amp(cfg, 'fp16')
     train.set_amp(cfg, 'bf16')
     assert cfg.optim_wrapper == dict(type='BFloat16OptimWrapper')
 

@@ -1,7 +1,7 @@
 """What differs between a checkpoint's weights and a model's."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -33,8 +33,6 @@ class Difference:
         missing: Weights of the model that the checkpoint lacks.
         unknown: Weights of the checkpoint that the model lacks.
         reshaped: Weights of another shape, name to (in the checkpoint, in the model).
-        class_layers: Those of ``reshaped`` that another number of classes may explain: outside
-            backbone and neck, and of another first dimension alone.
         common: Whole parts (backbone, neck, head) that both have.
         absent: Whole parts of the model that the checkpoint lacks.
         surplus: Whole parts of the checkpoint that the model lacks.
@@ -50,11 +48,6 @@ class Difference:
             if name in given and given[name] != own[name]
         }
         given_parts, parts = ({name.split('.')[0] for name in names} for names in (given, own))
-        self.class_layers = [
-            name
-            for name, (given, own) in self.reshaped.items()
-            if name.split('.')[0] not in ('backbone', 'neck') and given[1:] == own[1:]
-        ]
         self.common = parts & given_parts
         self.absent = sorted(parts - given_parts)
         self.surplus = sorted(given_parts - parts)
@@ -65,15 +58,49 @@ class Difference:
     def __bool__(self) -> bool:
         return bool(self.missing or self.unknown or self.reshaped)
 
-    def describe(self) -> str:
-        """Name the first differences."""
+    def describe(self, but: Collection[str] = ()) -> str:
+        """Name the first differences, but those of some weights; '' if there are no others."""
         found = [
             f'{name} is of shape {given} instead of {own}'
             for name, (given, own) in self.reshaped.items()
+            if name not in but
         ]
         found += [f'{name} is missing' for name in self.missing]
         found += [f'{name} is unknown' for name in self.unknown]
         return listing(found, form=str)
+
+    def class_layers(self, model: nn.Module, classes: Sequence[str] = ()) -> list[str]:
+        """Reshaped weights of heads that differ by the number of classes alone.
+
+        That is: outside backbone and neck, only the first dimension differs, and it holds the same
+        multiple of the number of classes, with or without one for the background, in both.
+
+        Args:
+            model: The model.
+            classes: Those of the checkpoint, where it names them; otherwise any number will do that
+                is the same for all layers.
+        """
+        counts = {}
+        for name, (given, own) in self.reshaped.items():
+            if name.split('.')[0] not in ('backbone', 'neck') and given[1:] == own[1:]:
+                counts[name] = _class_counts(model, name, given[0], own[0])
+        counts = {name: found for name, found in counts.items() if found}
+        if classes:
+            return [name for name, found in counts.items() if len(classes) in found]
+        return list(counts) if counts and set.intersection(*counts.values()) else []
+
+
+def _class_counts(model: nn.Module, name: str, given: int, own: int) -> set[int]:
+    """Numbers of classes for which a layer of the model would have the given size."""
+    module, found = model, set()
+    for part in name.split('.'):
+        num_classes = getattr(module, 'num_classes', None)
+        for background in (0, 1) if isinstance(num_classes, int) else ():
+            each, rest = divmod(own, num_classes + background)
+            if not rest and given % each == 0:
+                found.add(given // each - background)
+        module = getattr(module, part, None)
+    return found
 
 
 def refuse_other_shapes(module: nn.Module) -> None:
@@ -101,7 +128,13 @@ def _refuse_other_shapes(
 def load_whole_checkpoint(
     detector: nn.Module, checkpoint: dict[str, Any], path: str, cfg: Config
 ) -> None:
-    """Load a checkpoint that has every weight of the detector of a config, and no other.
+    """Load a checkpoint that has every weight of a detector, and no other.
+
+    Args:
+        detector: The detector.
+        checkpoint: The checkpoint's content.
+        path: Its file or address, for messages.
+        cfg: The detector's config.
 
     Raises:
         UserError: If the checkpoint does not fit; the message says what differs.
@@ -109,11 +142,13 @@ def load_whole_checkpoint(
     _, weights = select_state_dict(checkpoint, path)
     difference = Difference(shapes_of(weights), shapes_of(detector.state_dict()))
     if difference:
-        raise misfit(checkpoint, path, cfg, difference)
+        raise misfit(detector, checkpoint, path, cfg, difference)
     detector.load_state_dict(weights, strict=False)  # a count of batches may be missing
 
 
-def misfit(checkpoint: dict, path: str, cfg: Config, difference: Difference) -> UserError:
+def misfit(
+    detector: nn.Module, checkpoint: dict[str, Any], path: str, cfg: Config, difference: Difference
+) -> UserError:
     """The error that says why a checkpoint does not fit the detector of a config."""
     reasons = []
     trained = re.search(r"arch='(\w+)'", str((checkpoint.get('meta') or {}).get('cfg', '')))
@@ -121,12 +156,16 @@ def misfit(checkpoint: dict, path: str, cfg: Config, difference: Difference) -> 
     if trained and isinstance(built, str) and trained[1] != built:
         reasons.append(f'it is of variant {trained[1]} and the config of variant {built}')
     classes = classes_of(checkpoint)
-    if classes and difference.class_layers:
-        reasons.append(f'it was trained for {len(classes)} classes')
-    reasons.append(difference.describe())
+    class_layers = difference.class_layers(detector, classes)
+    if class_layers:
+        given, own = difference.reshaped[class_layers[0]]
+        count = f'was trained for {len(classes)} classes' if classes else 'has other class layers'
+        reasons.append(f'it {count} ({class_layers[0]} is {given}, the config makes {own})')
+    reasons.append(difference.describe(but=class_layers))
     return UserError(
-        f'the checkpoint {path} does not fit the detector of {cfg.filename}: {"; ".join(reasons)}; '
-        'name the config that it was trained with, or another checkpoint.'
+        f'the checkpoint {path} does not fit the detector of {cfg.filename}: '
+        f'{"; ".join(filter(None, reasons))}; name the config that it was trained with, or another '
+        'checkpoint.'
     )
 
 

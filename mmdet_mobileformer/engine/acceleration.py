@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.models.block import MobileFormerBlock
 from mmdet_mobileformer.models.e2e import DecoderBlock, ScaleFusion
 from mmdet_mobileformer.models.mobile import LiteBottleneck
@@ -76,9 +77,20 @@ class RecomputeHook(Hook):
         self.modules = [modules] if isinstance(modules, str) else list(modules)
 
     def before_train(self, runner: Runner) -> None:
-        """Wrap the modules' forward methods."""
+        """Wrap the modules' forward methods.
+
+        Raises:
+            UserError: If the detector has no such module.
+        """
+        detector = unwrap(runner.model)
         for name in self.modules:
-            module = unwrap(runner.model).get_submodule(name)
+            try:
+                module = detector.get_submodule(name)
+            except AttributeError:
+                raise UserError(
+                    f'activation_checkpointing names {name!r}, which a {type(detector).__name__} '
+                    'does not have; name a module of it, as in backbone.blocks.3.'
+                ) from None
             module.forward = _recomputing(module, module.forward)
 
 

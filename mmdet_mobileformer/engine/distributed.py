@@ -5,6 +5,8 @@ mmengine. What mmengine assumes and a CPU does not give is handled here and nowh
 CUDA device for the process group, and `device_ids` for DDP.
 """
 
+import os
+import subprocess
 from typing import Any
 
 import torch
@@ -24,8 +26,13 @@ from mmdet_mobileformer.errors import UserError
 class CPUDistributedDataParallel(MMDistributedDataParallel):
     """MMDistributedDataParallel for a model on the CPU.
 
-    mmengine always hands DDP the number of a GPU (``device_ids``), which DDP refuses for a model on
-    the CPU. ``broadcast_buffers`` is False as in mmengine's default wrapper.
+    mmengine always hands DDP the number of a GPU, which DDP refuses for a model on the CPU.
+
+    Args:
+        module: The model, on the CPU.
+        device_ids: What mmengine gives; not used.
+        broadcast_buffers: As in DDP; False as in mmengine's default wrapper.
+        **kwargs: As for MMDistributedDataParallel.
     """
 
     def __init__(
@@ -72,29 +79,33 @@ class SameStatisticsHook(Hook):
 def init_distributed(cfg: Config, launcher: str) -> None:
     """Join the process group and prepare the config for this machine, before the Runner is built.
 
-    With GPUs this is mmengine's `init_dist` with the config's backend; without, processes are
-    started by torchrun, the backend is gloo and the model is wrapped in
-    :class:`CPUDistributedDataParallel`. Nothing happens for 'none'.
+    With GPUs this is mmengine's `init_dist` with the config's backend; without, the backend is gloo
+    and the model is wrapped in :class:`CPUDistributedDataParallel`. Nothing happens for 'none'.
 
     Args:
-        cfg: The config; ``model_wrapper_cfg`` may change.
-        launcher: 'none', 'pytorch' (torchrun), or with GPUs 'slurm' or 'mpi'.
+        cfg: The config; ``env_cfg.dist_cfg`` and ``model_wrapper_cfg`` may change.
+        launcher: 'none', 'pytorch' (torchrun), 'slurm' or 'mpi'.
+
+    Raises:
+        UserError: If the launcher's environment variables are missing.
     """
     cfg.launcher = launcher
     if launcher == 'none':
         return
-    gpus = torch.cuda.is_available()
-    if not gpus:
-        wrapper_cfg = cfg.get('model_wrapper_cfg') or dict(
-            find_unused_parameters=cfg.get('find_unused_parameters', False)
-        )
-        if wrapper_cfg.get('type') in (None, 'MMDistributedDataParallel'):
-            cfg.model_wrapper_cfg = dict(wrapper_cfg, type='CPUDistributedDataParallel')
-    if is_distributed():
+    dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))
+    _require_environment(launcher)
+    if torch.cuda.is_available():
+        if not is_distributed():
+            init_dist(launcher, **dist_cfg)
         return
-    if gpus:
-        init_dist(launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
-    else:
+    dist_cfg['backend'] = 'gloo'
+    wrapper_cfg = cfg.get('model_wrapper_cfg') or dict(
+        find_unused_parameters=cfg.get('find_unused_parameters', False)
+    )
+    if wrapper_cfg.get('type') in (None, 'MMDistributedDataParallel'):
+        cfg.model_wrapper_cfg = dict(wrapper_cfg, type='CPUDistributedDataParallel')
+    if not is_distributed():
+        _export_ranks(launcher)
         torch_dist.init_process_group('gloo')
 
 
@@ -113,3 +124,41 @@ def on_main_process(function: Any, *args: Any) -> Any:  # noqa: ANN401 (whatever
     if result[1] is not None:
         raise UserError(result[1])
     return result[0]
+
+
+_REQUIRED = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'MASTER_ADDR'),
+}
+_STARTERS = {
+    'pytorch': 'torchrun, as tools/dist_train.sh and tools/dist_test.sh do',
+    'slurm': 'srun',
+    'mpi': 'mpirun, with MASTER_ADDR set',
+}
+
+
+def _require_environment(launcher: str) -> None:
+    missing = [name for name in _REQUIRED[launcher] if name not in os.environ]
+    if missing:
+        raise UserError(
+            f'--launcher {launcher} needs {", ".join(missing)} in the environment; '
+            f'start it by {_STARTERS[launcher]}, or leave --launcher out for one process.'
+        )
+
+
+def _export_ranks(launcher: str) -> None:
+    """Translate the variables of Slurm or Open MPI into those of torch.distributed."""
+    env = os.environ
+    env.setdefault('MASTER_PORT', '29500')
+    if launcher == 'slurm':
+        env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
+        env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
+        if 'MASTER_ADDR' not in env:
+            hosts = subprocess.check_output(
+                ['scontrol', 'show', 'hostnames', env['SLURM_NODELIST']], text=True
+            )
+            env['MASTER_ADDR'] = hosts.split()[0]
+    elif launcher == 'mpi':
+        env['RANK'], env['WORLD_SIZE'] = env['OMPI_COMM_WORLD_RANK'], env['OMPI_COMM_WORLD_SIZE']
+        env['LOCAL_RANK'] = env.get('OMPI_COMM_WORLD_LOCAL_RANK', '0')

@@ -1,24 +1,25 @@
 """Stopping when a loss, a matching cost or a gradient is not finite, before it does harm."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from mmdet.models.task_modules import AssignResult, HungarianAssigner
+from mmdet.models.task_modules import HungarianAssigner
 from mmdet.registry import TASK_UTILS
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdet_mobileformer.engine.acceleration import unwrap
 from mmdet_mobileformer.errors import LocalError, listing
 
-_IMAGES = 'images_of_the_step'  # in the message hub, beside mmengine's 'iter' and 'epoch'
+_STEP = 'training_step'  # words for it in the message hub
 
 
 class NonFiniteError(LocalError):
@@ -29,13 +30,11 @@ class NonFiniteError(LocalError):
     """
 
     def __init__(self, what: str) -> None:
-        step = MessageHub.get_current_instance().runtime_info
+        step = MessageHub.get_current_instance().runtime_info.get(_STEP, 'an unknown step')
         super().__init__(
-            f'not finite: {what} at iteration {step.get("iter", 0) + 1} (epoch '
-            f'{step.get("epoch", 0) + 1}), images {step.get(_IMAGES) or "of unknown name"}; '
-            'training stopped before this step changed the weights, and the checkpoints are those '
-            'of before: look at these images and boxes, or lower the learning rate, and go on by '
-            '--resume.'
+            f'not finite: {what} at {step}; training stopped before this step changed the weights, '
+            'and the checkpoints are those of before: look at these images and boxes, or lower the '
+            'learning rate, and go on by --resume.'
         )
 
 
@@ -56,10 +55,13 @@ class FiniteLossHook(Hook):
             }
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:  # noqa: ANN401 (mmengine's own)
-        """Remember the images."""
+        """Remember which step it is, and its images."""
+        epoch = f' (epoch {runner.epoch + 1})' * isinstance(runner.train_loop, EpochBasedTrainLoop)
         samples = data_batch.get('data_samples', []) if isinstance(data_batch, dict) else []
         names = [repr(getattr(sample, 'img_path', 'of unknown name')) for sample in samples]
-        runner.message_hub.update_info(_IMAGES, ', '.join(names), resumed=False)
+        images = ', '.join(names) or 'of unknown name'
+        step = f'iteration {runner.iter + 1}{epoch}, images {images}'
+        runner.message_hub.update_info(_STEP, step, resumed=False)
 
 
 def _check_losses(module: nn.Module, inputs: tuple, outputs: object) -> None:
@@ -173,17 +175,32 @@ class FiniteAmpOptimWrapper(_CheckedGradients, AmpOptimWrapper):
         super().step(**kwargs)
 
 
+class _FiniteCost:
+    """A matching cost of mmdet's whose values are checked."""
+
+    def __init__(self, cost: Callable[..., Tensor]) -> None:
+        self.cost = cost
+
+    def __call__(
+        self, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs: object
+    ) -> Tensor:
+        value = self.cost(pred_instances=pred_instances, gt_instances=gt_instances, **kwargs)
+        if not value.isfinite().all():
+            cause = type(self.cost).__name__
+            for kind, instances in (('annotated', gt_instances), ('predicted', pred_instances)):
+                for name in ('bboxes', 'scores'):
+                    part = instances.get(name)
+                    part = getattr(part, 'tensor', part)  # mmdet's box structures
+                    if isinstance(part, Tensor) and not part.isfinite().all():
+                        cause = f'{kind} {name}'
+            raise NonFiniteError(f'the cost matrix of the matching, by {cause},')
+        return value
+
+
 @TASK_UTILS.register_module()
 class FiniteHungarianAssigner(HungarianAssigner):
-    """mmdet's HungarianAssigner, which says that the costs are not finite where SciPy refuses."""
+    """mmdet's HungarianAssigner, which names what is not finite instead of failing inside SciPy."""
 
-    def assign(self, *args: Any, **kwargs: Any) -> AssignResult:  # noqa: ANN401 (mmdet's own)
-        """Match predictions and objects.
-
-        Raises:
-            NonFiniteError: If a cost is NaN.
-        """
-        try:
-            return super().assign(*args, **kwargs)
-        except ValueError as error:
-            raise NonFiniteError(f'the costs of the matching ({error})') from error
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (mmdet's own)
+        super().__init__(*args, **kwargs)
+        self.match_costs = [_FiniteCost(cost) for cost in self.match_costs]

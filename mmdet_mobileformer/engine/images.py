@@ -19,6 +19,8 @@ from PIL import Image
 
 from mmdet_mobileformer.errors import LocalError, listing
 
+ON_ERROR = ('stop', 'replace', 'blank')
+
 
 @TRANSFORMS.register_module()
 class LoadWholeImage(LoadImageFromFile):
@@ -34,11 +36,18 @@ class LoadWholeImage(LoadImageFromFile):
             as missed.
         report_file: Text file to which 'replace' and 'blank' add the image's path and the reason.
         **kwargs: As for mmcv's LoadImageFromFile.
+
+    Raises:
+        ValueError: If ``on_error`` is another word, or needs ``report_file``.
     """
 
     def __init__(
         self, on_error: str = 'stop', report_file: str | None = None, **kwargs: object
     ) -> None:
+        if on_error not in ON_ERROR:
+            raise ValueError(f'on_error must be one of {ON_ERROR}, not {on_error!r}')
+        if on_error != 'stop' and report_file is None:
+            raise ValueError(f'on_error={on_error!r} needs report_file')
         super().__init__(**kwargs)
         self.on_error = on_error
         self.report_file = report_file
@@ -57,6 +66,8 @@ class LoadWholeImage(LoadImageFromFile):
         try:
             loaded = super().transform(results)
             problem = truncation(path) if os.path.isfile(path) else None
+            if min(loaded['img'].shape[:2]) == 1:  # mirrored, torch takes no such array
+                problem = 'it is one pixel wide or high'
         except Exception as error:
             problem = ' '.join(str(error).split()) or type(error).__name__
         if problem is None:

@@ -138,7 +138,13 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
 
 
 def set_classwise(cfg: Config) -> None:
-    """Make every COCO metric report the AP of each class as well."""
-    for split in ('val', 'test'):
-        for metric in filter(is_coco_metric, walk_evaluators(cfg, split)):
-            metric['classwise'] = True
+    """Make every COCO metric report the AP of each class as well.
+
+    Raises:
+        UserError: If the config has no COCO metric.
+    """
+    metrics = [m for s in ('val', 'test') for m in walk_evaluators(cfg, s) if is_coco_metric(m)]
+    if not metrics:
+        raise UserError(f'--classwise needs a COCO metric, and {cfg.filename} has none.')
+    for metric in metrics:
+        metric['classwise'] = True

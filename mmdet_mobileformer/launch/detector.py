@@ -15,6 +15,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdet_mobileformer.checkpoints.compare import classes_of, load_whole_checkpoint
 from mmdet_mobileformer.config_tree import data_sources, names_class, pipeline_of
+from mmdet_mobileformer.errors import UserError
 from mmdet_mobileformer.launch.config import load_config
 from mmdet_mobileformer.launch.data_flags import set_classes, set_data_root
 from mmdet_mobileformer.launch.work_dir import find_run
@@ -55,10 +56,16 @@ def load_detector(
             on the CPU.
 
     Raises:
-        UserError: If there is no such file, or it does not fit.
+        UserError: If there is no such file, it does not fit, or the device is not there.
     """
     if words[0].endswith('.onnx'):
         return _exported(words[0])
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'--device {device} cannot be used ({reason}); try --device cpu.') from None
     args.config, path = find_run(words)
     cfg = load_config(args)
     if getattr(args, 'data_root', None):
@@ -70,7 +77,7 @@ def load_detector(
     # The checkpoint has all weights: files that the parts' init_cfg name need not be there.
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_whole_checkpoint(model, checkpoint, path, cfg)
-    model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    model.to(device)
     model.eval().requires_grad_(False)
     return TrainedDetector(model, cfg, classes or _classes_of(cfg), _palette(cfg))
 

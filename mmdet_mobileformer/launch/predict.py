@@ -38,6 +38,8 @@ def predict(args: argparse.Namespace) -> None:
             f'{" ".join(words)} names no picture; give WORK_DIR, CONFIG CHECKPOINT or FILE.onnx, '
             'and behind it pictures, a folder, a video or the number of a camera.'
         )
+    if args.batch_size < 1:
+        raise UserError(f'--batch-size {args.batch_size} must be at least 1.')
     frames = open_frames(inputs)
     folder = args.out_dir or (None if args.json else 'predictions')
     own = isinstance(frames, Pictures) and os.path.realpath(frames.folder)

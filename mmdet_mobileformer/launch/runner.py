@@ -38,6 +38,23 @@ class ShortConsoleRunner(Runner):
         return logger
 
 
+class _Training(ShortConsoleRunner):
+    """A Runner that saves its config when training begins, and not when it is built.
+
+    What stops it before, such as a checkpoint of other classes or data, leaves the work directory's
+    config to the run that it belongs to.
+    """
+
+    def dump_config(self) -> None:
+        """Save nothing yet."""
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:  # noqa: ANN401 (mmengine's own)
+        """Call a method of all hooks; behind the last ``before_train`` the config is saved."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_train':
+            super().dump_config()
+
+
 class _Evaluation(ShortConsoleRunner):
     """A Runner that leaves the config that a training saved in the work directory."""
 
@@ -54,4 +71,4 @@ def build_runner(cfg: Config, training: bool = False) -> Runner:
     """
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
-    return (ShortConsoleRunner if training else _Evaluation).from_cfg(cfg)
+    return (_Training if training else _Evaluation).from_cfg(cfg)

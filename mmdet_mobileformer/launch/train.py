@@ -45,7 +45,7 @@ def train(args: argparse.Namespace) -> None:
     if args.amp or args.amp_dtype:
         set_amp(cfg, args.amp_dtype or 'auto')
     if args.auto_scale_lr:
-        cfg.merge_from_dict({'auto_scale_lr.enable': True})
+        set_auto_scale_lr(cfg)
     if args.ema or args.ema_momentum is not None:
         set_ema(cfg, 0.0002 if args.ema_momentum is None else args.ema_momentum)
     put_in = harden_training(cfg)
@@ -100,10 +100,16 @@ def _without_pretrained(init_cfg: Any) -> Any:  # noqa: ANN401 (dict, list of di
 
 
 def set_amp(cfg: Config, dtype: str) -> None:
-    """Train in 'fp16', 'bf16', or by 'auto' in fp16 on a GPU and in bf16 on the CPU."""
+    """Train in 'fp16', 'bf16', or by 'auto' in fp16 on a GPU and in bf16 on the CPU.
+
+    Raises:
+        UserError: For fp16 without a GPU, where it has neither speed nor loss scaling.
+    """
     if dtype == 'auto':
         dtype = 'fp16' if torch.cuda.is_available() else 'bf16'
     if dtype == 'fp16':
+        if not torch.cuda.is_available():
+            raise UserError('--amp-dtype fp16 needs a GPU; use bf16 on the CPU.')
         cfg.optim_wrapper.update(
             type='FiniteAmpOptimWrapper', dtype='float16', loss_scale='dynamic'
         )
@@ -111,6 +117,20 @@ def set_amp(cfg: Config, dtype: str) -> None:
     cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
     for name in ('loss_scale', 'dtype', 'use_fp64'):  # of AmpOptimWrapper
         cfg.optim_wrapper.pop(name, None)
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by the real batch size over ``auto_scale_lr.base_batch_size``.
+
+    Raises:
+        UserError: If the config does not say for which batch size its learning rate is.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise UserError(
+            f'--auto-scale-lr needs auto_scale_lr.base_batch_size, which {cfg.filename} does '
+            'not set; give it by --cfg-options auto_scale_lr.base_batch_size=16.'
+        )
+    cfg.auto_scale_lr.enable = True
 
 
 def set_ema(cfg: Config, momentum: float) -> None:

@@ -1,19 +1,23 @@
 """Saving checkpoints that survive a kill at any moment, and hold all that an exact resume needs."""
 
 import os
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process, master_only
+from mmengine.dist import all_gather_object, get_rank, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Sampler
 
-from mmdet_mobileformer.checkpoints.writing import write_durably
+from mmdet_mobileformer.checkpoints.writing import PARTIAL_SUFFIX, write_durably
 from mmdet_mobileformer.engine.finite import check_weights
 from mmdet_mobileformer.engine.resuming.random_state import get_random_state, set_random_state
+from mmdet_mobileformer.engine.resuming.same_data import describe_data, require_same_data
 from mmdet_mobileformer.engine.resuming.train_loop import ResumableTrainLoop
-from mmdet_mobileformer.errors import UserError, listing
 
 INTERRUPTED = 'interrupted.pth'
 
@@ -22,16 +26,16 @@ INTERRUPTED = 'interrupted.pth'
 class DurableCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook, which never has fewer whole checkpoints than before.
 
-    Every file is written to a temporary file, flushed to the disk and renamed; only then outdated
-    ones are removed. (mmengine removes first and writes in place.) Beside mmengine's own contents
-    a checkpoint holds ``resume_state``:
+    Every file is written to a temporary file, flushed to the disk and renamed; then
+    ``last_checkpoint`` names it; only then outdated ones are removed. (mmengine removes first and
+    writes in place.) Beside mmengine's own contents a checkpoint holds ``resume_state``:
 
     - ``random_states``: the state of all random number generators of each process,
     - ``sampler_seed``: the seed of the order of the data,
     - ``inner_iter``: iterations of a begun epoch that are done, 0 between epochs,
     - ``iters_per_epoch``: the number that they are counted against,
     - ``validated``: whether the validation of the last epoch is done,
-    - ``data``: classes and number of the images trained on.
+    - ``data``: classes, number and digest of the images trained and validated on.
 
     With :class:`ResumableTrainLoop` a resumed run ends with the weights of one that was never
     interrupted, bit by bit on a CPU that loads the data in the training process. Gradients that
@@ -39,26 +43,35 @@ class DurableCheckpointHook(CheckpointHook):
     its number of iterations) are not saved.
 
     Args:
-        **kwargs: As for mmengine's CheckpointHook, but ``backend_args``: files are local.
+        **kwargs: As for mmengine's CheckpointHook; ``backend_args`` is fixed to local files.
+
+    Raises:
+        ValueError: If a remote storage is asked for, whose writes cannot be made durable here.
     """
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 (mmengine's own)
-        super().__init__(**kwargs | dict(backend_args=dict(backend='durable')))
+    def __init__(self, **kwargs: object) -> None:
+        if kwargs.get('backend_args') or kwargs.get('file_client_args'):
+            raise ValueError(
+                "backend_args and file_client_args must be None: DurableCheckpointHook's are local"
+            )
+        super().__init__(**{**kwargs, 'backend_args': dict(backend='durable')})
         self._resumed: dict[str, Any] | None = None
         self._random_states: list[dict] = []
+        self._data: dict[str, dict] = {}
         self._state_before_val: dict[str, Any] | None = None
+        self._inner_iter = 0
         self._validated = False
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare as mmengine does, and take up the state of a resumed checkpoint.
-
-        Raises:
-            UserError: If the checkpoint is of a run with other classes or another number of images.
-        """
+        """Prepare as mmengine does, and take up the state of a resumed checkpoint."""
         super().before_train(runner)
+        self._data = describe_data(runner)
+        self._remove_outdated()
+        if is_main_process():
+            for path in Path(self.out_dir).glob(f'*.pth{PARTIAL_SUFFIX}'):
+                os.remove(path)  # left by a kill during writing
         if self._resumed is not None:
-            data = _describe_data(runner)
-            _require_same_data(self._resumed.get('data', {}).get('train', data), data)
+            require_same_data(self._resumed.get('data', {}), self._data)
             self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
             self._restore(runner, self._resumed)
             self._resumed = None
@@ -79,10 +92,10 @@ class DurableCheckpointHook(CheckpointHook):
             checkpoint['resume_state'] = dict(
                 random_states=self._random_states,
                 sampler_seed=getattr(_sampler(runner.train_dataloader), 'seed', None),
-                inner_iter=checkpoint['meta'].pop('inner_iter', 0),
+                inner_iter=self._inner_iter,
                 iters_per_epoch=len(runner.train_dataloader),
                 validated=self._validated,
-                data=dict(train=_describe_data(runner)),
+                data=self._data,
             )
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -99,89 +112,105 @@ class DurableCheckpointHook(CheckpointHook):
         """A new epoch is not validated yet."""
         self._validated = False
 
-    def save_interrupted(self, runner: Runner, meta: dict[str, int]) -> str:
-        """Save the present state until the next regular checkpoint is there.
+    def save_interrupted(self, runner: Runner, meta: dict, inner_iter: int = 0) -> str:
+        """Save the present state outside the usual rhythm.
+
+        The file is replaced by the next such one, and removed with the next regular checkpoint.
 
         Args:
             runner: The runner.
-            meta: ``epoch`` and ``iter`` to resume with, and within an epoch ``inner_iter``.
+            meta: ``epoch`` and ``iter`` to resume with.
+            inner_iter: Iterations of the present epoch that are done.
 
         Returns:
             Path of the file.
         """
-        self._prepare(runner)
-        runner.save_checkpoint(
-            self.out_dir, INTERRUPTED, meta=meta, backend_args=self.backend_args, **self.args
-        )
-        path = os.path.join(self.out_dir, INTERRUPTED)
-        if is_main_process():
-            write_durably(os.path.join(runner.work_dir, 'last_checkpoint'), path.encode())
-        return path
+        self._inner_iter = inner_iter
+        self._write(runner, INTERRUPTED, meta)
+        self._inner_iter = 0
+        return os.path.join(self.out_dir, INTERRUPTED)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Save a regular checkpoint; what mmengine wants removed before is removed afterwards."""
-        self._prepare(runner)
-        super()._save_checkpoint_with_step(runner, step, meta)
-        self.file_backend.remove(os.path.join(self.out_dir, INTERRUPTED))
+        """Save a regular checkpoint, then prune. Replaces mmengine's, which prunes first."""
+        steps = []
+        if self.max_keep_ckpts > 0:
+            steps = [other for other in self.keep_ckpt_ids if other != step] + [step]
+            # The file lists the outdated ones too: a run killed before they were removed removes
+            # them when it is resumed (mmengine's `before_train`).
+            runner.message_hub.update_info('keep_ckpt_ids', steps)
+        self.last_ckpt = os.path.join(self.out_dir, self.filename_tmpl.format(step))
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        self._write(runner, self.filename_tmpl.format(step), meta)
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids = deque(steps, self.max_keep_ckpts)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        outdated = steps[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
+        self._remove([INTERRUPTED, *map(self.filename_tmpl.format, outdated)])
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Save the best checkpoint, then remove the one that it replaces."""
+        super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated()
 
-    @master_only
-    def _remove_outdated(self) -> None:
-        for path in self.file_backend.outdated:
-            # A checkpoint that the run was resumed with may name a best one of another run.
-            own = os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.out_dir)
-            if own and os.path.isfile(path):
-                os.remove(path)
-        self.file_backend.outdated.clear()
-
-    def _prepare(self, runner: Runner) -> None:
-        """What every process does before the first one writes.
+    def _write(self, runner: Runner, filename: str, meta: dict) -> None:
+        """Write one checkpoint and let ``last_checkpoint`` name it; every process takes part.
 
         Raises:
             LocalError: If a weight or a running statistic is not finite: nothing is written.
         """
         check_weights(runner.model)
         self._random_states = all_gather_object(self._state_before_val or get_random_state())
+        runner.save_checkpoint(
+            self.out_dir,
+            filename,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            path = os.path.join(self.out_dir, filename)
+            write_durably(os.path.join(runner.work_dir, 'last_checkpoint'), path.encode())
+
+    def _remove_outdated(self) -> None:
+        """Remove what mmengine wanted removed, now that what replaces it is written."""
+        outdated, self.file_backend.outdated = self.file_backend.outdated, []
+        self._remove(outdated)
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names if is_main_process() else ():
+            # A checkpoint that the run was resumed with may name a best one of another run.
+            folder = os.path.dirname(name) or self.out_dir
+            if os.path.realpath(folder) == os.path.realpath(self.out_dir):
+                with suppress(FileNotFoundError):
+                    os.remove(os.path.join(folder, os.path.basename(name)))
 
     def _restore(self, runner: Runner, state: dict[str, Any]) -> None:
         """Bring random numbers, order of the data and position in the epoch back."""
         sampler = _sampler(runner.train_dataloader)
         if state['sampler_seed'] is not None and hasattr(sampler, 'seed'):
             sampler.seed = state['sampler_seed']
-        states, inner_iter = state['random_states'], state['inner_iter']
-        validated = state['validated']
-        before = len(states), state['iters_per_epoch']
-        now = get_world_size(), len(runner.train_dataloader)
-        if before == now:
-            set_random_state(states[get_rank()])
+        random_state = get_random_state()
+        if get_rank() < len(state['random_states']):
+            random_state = state['random_states'][get_rank()]
+            set_random_state(random_state)
         else:
-            runner.logger.warning(
-                f'An epoch takes {now[1]} iterations of {now[0]} processes now and took '
-                f'{before[1]} of {before[0]}: random numbers are drawn anew, and a begun epoch '
-                'begins anew.'
-            )
-            inner_iter, validated = 0, validated or inner_iter > 0
-        if isinstance(runner.train_loop, ResumableTrainLoop):
-            runner.train_loop.resume(inner_iter, validated, get_random_state())
+            runner.logger.warning('More processes than before: some draw new random numbers.')
+        loop = runner.train_loop
+        if isinstance(loop, ResumableTrainLoop):
+            inner_iter, validated = state['inner_iter'], state['validated']
+            if inner_iter and state['iters_per_epoch'] != len(loop.dataloader):
+                runner.logger.warning(
+                    f'An epoch has {len(loop.dataloader)} iterations now and had '
+                    f'{state["iters_per_epoch"]}; the interrupted epoch begins anew.'
+                )
+                # Its half-trained weights are not validated.
+                inner_iter, validated = 0, True
+            loop.resume(inner_iter, validated, random_state)
 
 
 def _sampler(dataloader: DataLoader) -> Sampler:
     """The sampler that orders the data, behind a batch sampler or not."""
     return getattr(dataloader.batch_sampler, 'sampler', dataloader.sampler)
-
-
-def _describe_data(runner: Runner) -> dict[str, Any]:
-    dataset = runner.train_dataloader.dataset
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-    return dict(classes=tuple(classes), images=len(dataset))
-
-
-def _require_same_data(before: dict[str, Any], now: dict[str, Any]) -> None:
-    had, has = ((data['images'], tuple(data['classes'])) for data in (before, now))
-    if had != has:
-        had, has = (f'{images} images of {listing(c, form=str)}' for images, c in (had, has))
-        raise UserError(
-            f'--resume continues a run, and this run had {had}, while the data has {has}; '
-            'resume it with its own data, or begin a new run from its weights by '
-            '--cfg-options load_from=CHECKPOINT in another --work-dir, without --resume.'
-        )

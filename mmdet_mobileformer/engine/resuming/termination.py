@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import active_children
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from mmengine.runner import Runner
 from mmdet_mobileformer.engine.distributed import leave_group
 from mmdet_mobileformer.engine.resuming.checkpoint_hook import DurableCheckpointHook
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_KEY_SECONDS = 1.0  # Ctrl-C may come twice, from the terminal and from the launcher
 
 
@@ -42,7 +44,7 @@ class TerminationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Begin to listen; signals reach the main thread only."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job
                     self._previous[number] = signal.signal(number, self._request)
         loops = [runner.train_loop, runner.val_loop]
@@ -59,8 +61,8 @@ class TerminationHook(Hook):
     ) -> None:
         """Stop within an epoch, where the gradients of no earlier iteration wait to be used."""
         if self._agreed() and runner.optim_wrapper.should_update():
-            step = dict(epoch=runner.epoch, iter=runner.iter + 1, inner_iter=batch_idx + 1)
-            self._stop(runner, step)
+            meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
+            self._stop(runner, meta, inner_iter=batch_idx + 1)
 
     def after_val_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Stop within a validation that belongs to a training."""
@@ -78,7 +80,9 @@ class TerminationHook(Hook):
     def _request(self, number: int, frame: object) -> None:
         again = number == self._requested == signal.SIGINT
         if again and time.monotonic() - self._requested_at > SAME_KEY_SECONDS:
-            raise KeyboardInterrupt
+            for worker in active_children():
+                worker.terminate()
+            os._exit(128 + number)
         if not self._requested:
             self._requested, self._requested_at = number, time.monotonic()
 
@@ -90,14 +94,14 @@ class TerminationHook(Hook):
             self._requested = int(requested)
         return bool(self._requested)
 
-    def _stop(self, runner: Runner, step: dict[str, int]) -> None:
+    def _stop(self, runner: Runner, meta: dict, inner_iter: int = 0) -> None:
         hook = next(hook for hook in runner.hooks if isinstance(hook, DurableCheckpointHook))
-        path = hook.save_interrupted(runner, step)
+        path = hook.save_interrupted(runner, meta, inner_iter)
         code = 128 + self._requested
         if is_main_process():
             told = 'Ctrl-C' if self._requested == signal.SIGINT else 'SIGTERM'
             print(
-                f'{told}: the state after {step["iter"]} iterations is saved in {path}; run '
+                f'{told}: the state after {meta["iter"]} iterations is saved in {path}; run '
                 f'again with --resume. This process exits with code {code}.',
                 file=sys.stderr,
                 flush=True,
@@ -107,7 +111,7 @@ class TerminationHook(Hook):
 
 
 def _start_worker(then: Callable[[int], None] | None, worker_id: int) -> None:
-    """Let a loader's worker leave the process group, which torchrun and Ctrl-C tell to end.
+    """Start of a loader's worker: leave the process group, which torchrun and Ctrl-C tell to end.
 
     A training whose workers end ends in the middle of an iteration.
     """
