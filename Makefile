@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # RetinaNet first: the end-to-end detector begins with its backbone.
-DEMO := retinanet_mf26m_shapes e2e_mf26m_shapes
+DEMO := retinanet_mf26m_shapes e2e_mf26m_shapes_320x240
 
 .DEFAULT_GOAL := env
 .PHONY: env env-official env-imagenet test test-official test-imagenet lint format docs drawings demo \

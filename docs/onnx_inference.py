@@ -7,7 +7,9 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry('session.set_denormal_as_zero', '1')  # on many CPUs faster
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])
 about = session.get_modelmeta().custom_metadata_map
 classes, settings = json.loads(about['classes']), json.loads(about['preprocessing'])
 

@@ -15,9 +15,11 @@ from e2e_model import (
 )
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_mobileformer.models import MobileToFormer
 from mmdet_mobileformer.models.e2e.anchors import grid_boxes
+from mmdet_mobileformer.models.e2e.block import DecoderBlock
 from mmdet_mobileformer.models.e2e.dense_loss import assign
 from mmdet_mobileformer.models.e2e.prior import GaussianPrior, pixel_powers
 from mmdet_mobileformer.models.e2e.proposals import ProposalHead, peaks, pixel_anchors
@@ -64,6 +66,32 @@ def test_the_prior_stays_exact_under_autocast():
         rounded = bridge(features, queries, prior=given)[1]
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.05)
+
+
+def test_no_product_meets_the_numbers_below_normal_ones_that_slow_a_cpu():
+    torch.set_flush_denormal(False)
+    smallest, met = torch.finfo(torch.float32).tiny, []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func in (torch.ops.aten.bmm.default, torch.ops.aten.mm.default):
+                met.extend(int(((x != 0) & (x.abs() < smallest)).sum()) for x in args)
+            return func(*args, **(kwargs or {}))
+
+    block = DecoderBlock(16, 'lite', 32, num_heads=4, prior=True).eval()
+    features, queries = torch.randn(1, 16, 40, 40), torch.randn(1, 3, 16)
+    boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.6, 0.3, 0.2, 0.1], [0.5, 0.8, 0.3, 0.3]]])
+    inputs = (features, queries, features, queries, None, boxes, torch.tensor([[40.0, 40.0]]))
+    with torch.no_grad():
+        logits = block.mobile_to_former(
+            *inputs[:5], (block.prior(queries, boxes, inputs[6]), pixel_powers((40, 40), inputs[6]))
+        )[1]
+        shares = logits.flatten(3).softmax(3)
+        assert ((shares > 0) & (shares < smallest)).any()
+        with Products():
+            block(*inputs)
+    assert met
+    assert sum(met) == 0
 
 
 def test_matchability_aware_loss_is_its_formula():

@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next map, unless the user's environment says something else."""
+"""How the tools prepare a CPU: freed memory is kept unless the user decides, tiny numbers are 0."""
 
 import os
 import platform
@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 PROGRAM = """
 import resource, sys, torch
@@ -52,3 +53,19 @@ def test_later_maps_ask_the_system_for_nothing():
 )
 def test_the_environment_of_the_user_wins(name, value):
     assert run('keep', **{name: value})[0] is False
+
+
+def test_every_thread_of_a_tool_takes_numbers_below_normal_ones_as_zero(tmp_path):
+    (tmp_path / 'config.py').write_text('')
+    program = """
+import argparse, sys, torch
+from mmdet_mobileformer.launch.config import load_config
+torch.set_num_threads(2)
+load_config(argparse.Namespace(config=sys.argv[1], cfg_options=None))
+small = torch.full((2**20,), 1e-30)
+print(torch.cuda.is_available(), int((small * 1e-10).count_nonzero()))
+"""
+    command = [sys.executable, '-c', program, str(tmp_path / 'config.py')]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    on_gpu, left = done.stdout.splitlines()[-1].split()
+    assert on_gpu == 'True' or not torch.set_flush_denormal(True) or left == '0'

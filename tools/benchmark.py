@@ -79,12 +79,14 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Measure and report."""
-    from mmdet.utils import register_all_modules  # takes seconds, as what follows
+    import torch  # takes seconds, as what follows
+    from mmdet.utils import register_all_modules
 
     from mmdet_mobileformer.analysis import headline, measure, report
     from mmdet_mobileformer.launch.cpu_memory import keep_freed_memory
 
     kept = not args.system_memory and keep_freed_memory()
+    torch.set_flush_denormal(True)  # as load_config does
     register_all_modules()
     rate = measure.sgemm_rate(args.device, args.threads)
     about = report.machine(args.device, rate) | {'freed_memory': 'kept' if kept else 'returned'}

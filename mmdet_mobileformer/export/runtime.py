@@ -84,6 +84,7 @@ def open_session(file: str, num_threads: int = 0) -> onnxruntime.InferenceSessio
         raise UserError(f'the exported model {file} does not exist (looked from {os.getcwd()}).')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
+    options.add_session_config_entry('session.set_denormal_as_zero', '1')  # as load_config does
     try:
         session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
     except Exception as error:  # ONNX Runtime has an exception for every cause

@@ -3,7 +3,12 @@
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES
-from mmdet_mobileformer.models.bridge import FormerToMobile, MobileToFormer, token_assignment
+from mmdet_mobileformer.models.bridge import (
+    FormerToMobile,
+    MobileToFormer,
+    token_assignment,
+    without_traces,
+)
 from mmdet_mobileformer.models.e2e.attention_mobile import AttentionMobile
 from mmdet_mobileformer.models.e2e.prior import GaussianPrior, pixel_powers
 from mmdet_mobileformer.models.former import Former
@@ -137,6 +142,8 @@ class DecoderBlock(nn.Module):
         """Step 3; logits (N, heads, Q, H, W) are those of Mobile→Former."""
         if self.dynamic_relu == 'spatial':
             drivers, assignment = queries, token_assignment(logits, stride=1)
+            if self.prior is not None:
+                assignment = without_traces(assignment)
         else:
             drivers, assignment = queries.mean(dim=1, keepdim=True), None
         return self.mobile(features, drivers, assignment, padding_mask, feature_pos)
