@@ -54,6 +54,7 @@ class Row:
 
 DEMO = '--pretrained {work_dir}/shapes/retinanet_26m_320x240/0/epoch_9.pth'
 SHAPES = 'e2e_mf26m_shapes.py'
+WHOLE_SHAPES = 'e2e_mf26m_shapes_320x240.py'
 TOKEN = ('model.backbone.dynamic_relu=token', 'model.decoder.dynamic_relu=token')
 FIXED = ('model.decoder.adapt_position=False',)
 HEADS = ('model.decoder.num_heads=4',)
@@ -74,7 +75,7 @@ ROWS = (
     Row('RetinaNet 52m', 'retinanet_mf52m_small.py', 'bccd_wbc160', 3, '--epochs 20'),
     # What follows starts from the backbone of this row's first training.
     Row('RetinaNet 26m 320x240', 'retinanet_mf26m_shapes.py', 'shapes', 3),
-    Row('End-to-end 26m 320x240', 'e2e_mf26m_shapes_320x240.py', 'shapes', 3, DEMO),
+    Row('End-to-end 26m 320x240', WHOLE_SHAPES, 'shapes', 3, f'--epochs 12 {DEMO}'),
     Row('End-to-end 26m, from shapes', 'e2e_mf26m_small.py', seeds=3, words=DEMO),
     Row('End-to-end 26m, 10 epochs', SHAPES, 'shapes', 3, f'--epochs 10 {DEMO}'),
     Row('End-to-end 26m, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}'),
