@@ -32,7 +32,8 @@ _WORDS_FOR_NUMBERS = ('auto', 'dynamic')
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that ``args.config`` names and merge ``args.cfg_options``.
 
-    The process is prepared for running it: what mmdet registers, how checkpoints are read, memory.
+    The process is prepared for running it: what mmdet registers, how checkpoints are read, memory,
+    numbers below 1e-38 as zeros.
 
     Raises:
         UserError: If the config file, or one that it builds on, does not exist, or a module that it
@@ -40,8 +41,8 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     if not torch.cuda.is_available():
         keep_freed_memory()
-        # Attention far from a query's box is tiny; with numbers below 1e-38 CPUs are far slower.
-        torch.set_flush_denormal(True)
+    # Attention far from a query's box is tiny; with numbers below 1e-38 CPUs are far slower.
+    torch.set_flush_denormal(True)
     setup_cache_size_limit_of_dynamo()
     register_all_modules(init_default_scope=False)
     load_checkpoints_as_data(getattr(args, 'trust_checkpoint', False))
