@@ -121,7 +121,7 @@ def _onnx_run(model: nn.Module, images: Tensor, threads: int) -> Callable[[], No
         torch.onnx.export(model, (images,), str(path), dynamo=True, verbose=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.add_session_config_entry('session.set_denormal_as_zero', '1')
+        options.add_session_config_entry('session.set_denormal_as_zero', '1')  # as open_session
         # Or its threads would go on waiting busily while the next model is measured.
         options.add_session_config_entry('session.force_spinning_stop', '1')
         session = onnxruntime.InferenceSession(

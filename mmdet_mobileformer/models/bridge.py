@@ -198,7 +198,14 @@ def _with_prior(query: Tensor, key: Tensor, coefficients: Tensor, powers: Tensor
 def without_traces(shares: Tensor) -> Tensor:
     """Shares of a softmax below 1e-12 as exact zeros (our decision).
 
-    A prior leaves far pixels shares below 1e-38, with which CPUs compute a hundred times slower.
+    A prior leaves far pixels shares below 1e-38, and many CPUs are far slower with such numbers
+    (docs/deployment.md).
+
+    Args:
+        shares: Of any shape, each in [0, 1].
+
+    Returns:
+        The same, shaped as they came.
     """
     return F.threshold(shares, 1e-12, 0.0)
 
