@@ -18,7 +18,7 @@ from mmdet_mobileformer.models import (
     MobileFormerBlock,
     MobileToFormer,
 )
-from mmdet_mobileformer.models.mobile import ChannelShuffle
+from mmdet_mobileformer.models.convolution import channel_shuffle
 from mmdet_mobileformer.models.padding import mask_at
 
 N, C, H, W, M, D = 2, 8, 5, 7, 3, 16
@@ -119,7 +119,7 @@ def test_equal_tokens_make_both_modes_equal():
 
 def test_channel_shuffle_interleaves_groups():
     features = torch.arange(6.0).reshape(1, 6, 1, 1)
-    assert ChannelShuffle(2)(features).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    assert channel_shuffle(features, 2).flatten().tolist() == [0, 3, 1, 4, 2, 5]
 
 
 @pytest.mark.parametrize('block', ['lite', 'bottleneck'])

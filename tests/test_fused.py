@@ -6,12 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdet_mobileformer.models import ArchSpec, BlockSpec, MobileFormer, bridge, fused, mobile
-from mmdet_mobileformer.models.bridge import token_assignment
+from mmdet_mobileformer.models import (
+    ArchSpec,
+    BlockSpec,
+    MobileFormer,
+    bridge,
+    fused,
+    mobile,
+    pixelwise,
+)
+from mmdet_mobileformer.models.bridge import FormerToMobile, MobileToFormer, token_assignment
 from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.dynamic_relu import two_slopes
 from mmdet_mobileformer.models.e2e import attention_mobile
 from mmdet_mobileformer.models.e2e.block import DecoderBlock
+from mmdet_mobileformer.models.norm import LayerNorm2d
 from mmdet_mobileformer.models.padding import hide_padding
 
 TINY = ArchSpec(
@@ -64,13 +73,50 @@ def test_two_slopes_without_gradients(spatial):
     torch.testing.assert_close(fused.two_slopes(*inputs), two_slopes(*inputs))
 
 
-def test_two_slopes_in_chunks_of_pixels(monkeypatch):
-    monkeypatch.setattr(fused, 'CHUNK', 4 * C)
-    inputs = [rand(N, C, H, W), rand(N, C, M), rand(N, C, M), rand(N, M, H, W).softmax(dim=1)]
-    inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
-    ours = fused.two_slopes(*inputs)
-    torch.testing.assert_close(ours, two_slopes(*inputs))
+def conv_with_norm(channels, outputs, kernel, norm, **kwargs):
+    conv = conv_norm(channels, outputs, kernel, norm and dict(type=norm), **kwargs).double().eval()
+    for value in [] if norm is None else conv.norm.state_dict().values():
+        if value.is_floating_point():
+            torch.nn.init.uniform_(value, 0.5, 1.5)
+    return conv
+
+
+@pytest.mark.parametrize('spatial', [None, False, True])
+@pytest.mark.parametrize('kind', ['pointwise', 'both', 'after', 'depthwise', 'several outputs'])
+@pytest.mark.parametrize('norm', ['BN', LayerNorm2d, None])
+def test_pixelwise_chain_equals_its_layers(kind, norm, spatial, monkeypatch):
+    monkeypatch.setattr(pixelwise, 'CHUNK', 4 * C)
+    before, after = None, None
+    if kind in ('pointwise', 'both'):
+        before_norm = None if kind == 'pointwise' and norm is LayerNorm2d else norm
+        before = conv_with_norm(C, 2 * C, 1, before_norm)
+    elif kind in ('depthwise', 'several outputs'):
+        times = 3 if kind == 'several outputs' else 1
+        before = conv_with_norm(C, times * C, 3, norm, groups=C, act_cfg=dict(type='ReLU6'))
+    if kind != 'pointwise':
+        after = conv_with_norm(C if before is None else before.conv.out_channels, 4, 1, norm)
+    elif spatial is None:
+        pytest.skip('nothing follows the convolution')
+    width = C if before is None else before.conv.out_channels
+    tokens = M if spatial else 1
+    slopes = (rand(N, width, tokens).abs(), rand(N, width, tokens))  # a1 is at least 0
+    slopes = None if spatial is None else slopes
+    if slopes is not None and not spatial:
+        slopes[0][:, 0], slopes[1][:, 0] = 0, -0.5
+    assignment = rand(N, M, H, W).softmax(dim=1) if spatial else None
+    features = rand(N, C, H, W)
+
+    expected = features if before is None else before(features)
+    expected = expected if slopes is None else two_slopes(expected, *slopes, assignment)
+    expected = expected if after is None else after(expected)
+    with torch.no_grad():
+        features = features.contiguous(memory_format=torch.channels_last)
+        assert pixelwise.applies(features, before, after)
+        assert not pixelwise.applies(features.contiguous(), before, after)
+        ours = pixelwise.chained(features, before, after, slopes, assignment)
+    torch.testing.assert_close(ours, expected)
     assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert not pixelwise.applies(features, before, after)  # with gradients
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 2), (2, 3), (5, 8), (6, 6), (7, 9)])
@@ -118,6 +164,26 @@ def test_activated_conv(spatial, fixed):
     inputs += [*conv.parameters(), *([assignment] * spatial)]
     gradients = [torch.autograd.grad(result, inputs, grad) for result in (ours, formula)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize('has_prior', [False, True])
+def test_bridge_by_head_and_in_chunks_of_pixels(has_prior, monkeypatch):
+    monkeypatch.setattr(bridge, 'CHUNK', 2 * 9 * 4)  # four pixels
+    reads, adds = MobileToFormer(C, 16).double().eval(), FormerToMobile(C, 16).double().eval()
+    features, tokens, feature_pos = rand(N, C, H, W), rand(N, 9, 16), rand(N, C, H, W)
+    mask = torch.zeros(N, H, W, dtype=torch.bool)
+    mask[1, :, 4:] = True
+    prior = (rand(N, 2, 9, 5), rand(1, 5, H * W)) if has_prior else None
+    expected = reads(features, tokens, feature_pos, None, mask, prior)
+    map_before = adds(features, tokens, feature_pos)
+    with torch.no_grad():
+        features = features.contiguous(memory_format=torch.channels_last)
+        ours = reads(features, tokens, feature_pos, None, mask, prior)
+        map_after = adds(features, tokens, feature_pos)
+    for one, other in zip(ours, expected, strict=True):  # the prior's product is float32's there
+        torch.testing.assert_close(one, other.double(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(map_after, map_before)
+    assert map_after.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_bounded_relu():

@@ -50,20 +50,22 @@ def recorded_attention(network: nn.Module) -> Iterator[list[BlockAttention]]:
         A list that a forward pass fills, a block an entry, in the order of their work.
     """
     records: list[BlockAttention] = []
-    softmax: dict[nn.Module, Tensor] = {}  # of a bridge, as its softmax gave it
+    softmax: dict[nn.Module, list[Tensor]] = {}  # of a bridge, as its softmax gave them
 
     def keep_softmax(bridge: nn.Module) -> Callable:
-        return lambda _module, _args, output: softmax.update({bridge: output})
+        return lambda _module, _args, output: softmax.setdefault(bridge, []).append(output)
 
     def keep_reads(name: str) -> Callable:
         def hook(bridge: nn.Module, _args: tuple, output: tuple[Tensor, Tensor]) -> None:
-            reads = softmax.pop(bridge).unflatten(-1, output[1].shape[-2:])
+            reads = torch.cat(softmax.pop(bridge), dim=1)  # of some heads each
+            reads = reads.unflatten(-1, output[1].shape[-2:])
             records.append(BlockAttention(name, _first(reads)))
 
         return hook
 
     def keep_takes(bridge: nn.Module, _args: tuple, features: Tensor) -> None:
-        records[-1].takes = _first(softmax.pop(bridge).unflatten(-1, features.shape[-2:]))
+        takes = torch.cat(softmax.pop(bridge), dim=-1)  # of some pixels each
+        records[-1].takes = _first(takes.unflatten(-1, features.shape[-2:]))
 
     def keep_assignment(_act: nn.Module, args: tuple) -> None:
         if args[2] is not None:

@@ -4,7 +4,6 @@ import types
 from typing import Any
 
 import torch
-from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -80,7 +79,7 @@ def use_released_form(model: nn.Module) -> None:
         if isinstance(module, DynamicReLU):
             module.forward = types.MethodType(_released_dynamic_relu, module)
         if isinstance(module, ConvNorm):
-            module.forward = types.MethodType(ConvModule.forward, module)
+            module.forward = module.unfolded
         if isinstance(module, MobileFormer):
             module.arrange = lambda images: images
 
@@ -90,9 +89,11 @@ def _released_dynamic_relu(
     features: Tensor,
     tokens: Tensor,
     assignment: Tensor | None = None,
+    before: ConvNorm | None = None,
     then: ConvNorm | None = None,
     padding_mask: Tensor | None = None,
 ) -> Tensor:
+    features = features if before is None else before(features)
     a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
     update = two_slopes(features, a1, a2, assignment)
     return update if then is None else then(hide_padding(update, padding_mask))

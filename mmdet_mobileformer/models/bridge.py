@@ -8,7 +8,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models import fused
-from mmdet_mobileformer.models.layout import weighted_sum_of_heads
+from mmdet_mobileformer.models.layout import CHUNK, is_channels_last
 from mmdet_mobileformer.models.recompute import recomputed_in_training
 
 
@@ -96,15 +96,44 @@ class MobileToFormer(nn.Module):
         value = _split_heads(features, self.num_heads)  # (N, heads, C / heads, HW)
         key = value if feature_pos is None else _split_heads(features + feature_pos, self.num_heads)
 
-        logits = query @ key if prior is None else _with_prior(query, key, *prior)
-        visible = logits
-        if padding_mask is not None:
-            visible = logits.masked_fill(padding_mask.flatten(1)[:, None, None], float('-inf'))
-        attention = self.attention(visible)
-        if prior is not None:
-            attention = without_traces(attention)
-        update = attention.to(value.dtype) @ value.transpose(2, 3)
+        # With many tokens a head's map alone stays in the cache.
+        if _in_pieces(query, key) and query.shape[2] > query.shape[3]:
+            logits, update = self._read_by_head(query, key, value, padding_mask, prior)
+        else:
+            logits = query @ key if prior is None else _with_prior(query, key, *prior)
+            update = self._attend(logits, value, padding_mask, prior is not None)
         return update.transpose(1, 2).flatten(2), logits.unflatten(3, features.shape[-2:])
+
+    def _attend(
+        self, logits: Tensor, value: Tensor, padding_mask: Tensor | None, has_prior: bool
+    ) -> Tensor:
+        """Values (N, heads, C / heads, HW), as the logits (N, heads, M, HW) weigh them."""
+        if padding_mask is not None:
+            logits = logits.masked_fill(padding_mask.flatten(1)[:, None, None], float('-inf'))
+        attention = self.attention(logits)
+        if has_prior:
+            attention = without_traces(attention)
+        return attention.to(value.dtype) @ value.transpose(2, 3)
+
+    def _read_by_head(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        padding_mask: Tensor | None,
+        prior: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and update one head after the other, the prior's product added in place."""
+        logits = key.new_empty(*query.shape[:3], key.shape[3])
+        updates = []
+        for head in range(self.num_heads):
+            part = torch.bmm(query[:, head], key[:, head], out=logits[:, head])
+            if prior is not None:
+                coefficients, powers = (one.to(part.dtype) for one in prior)
+                part.baddbmm_(coefficients[:, head], powers.expand(len(part), -1, -1))
+            seen = value[:, head : head + 1]
+            updates.append(self._attend(part[:, None], seen, padding_mask, prior is not None))
+        return logits, torch.cat(updates, dim=1)
 
 
 class FormerToMobile(nn.Module):
@@ -160,6 +189,8 @@ class FormerToMobile(nn.Module):
         key = key.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
         value = self.value(tokens).unflatten(2, (self.num_heads, -1)).permute(0, 2, 3, 1)
 
+        if not self.training and _in_pieces(features, value) and is_channels_last(features):
+            return self._add_in_chunks(key, value, features, feature_pos)
         take = _light(self, self._take, tokens, features)
         return features + self.drop_path(self.dropout(take(key, value, features, feature_pos)))
 
@@ -170,7 +201,29 @@ class FormerToMobile(nn.Module):
         query = features if feature_pos is None else features + feature_pos
         query = _split_heads(query, self.num_heads)  # (N, heads, C / heads, HW)
         attention = self.attention(key @ query).to(value.dtype)  # (N, heads, M, HW)
-        return weighted_sum_of_heads(value, attention, features)
+        return (value @ attention).reshape(features.shape)
+
+    def _add_in_chunks(
+        self, key: Tensor, value: Tensor, features: Tensor, feature_pos: Tensor | None
+    ) -> Tensor:
+        """``features + self._take(...)``, a few pixels at a time."""
+        query = features if feature_pos is None else features + feature_pos
+        result = torch.empty_like(features)
+        maps = [_split_heads(one, self.num_heads) for one in (query, features, result)]
+        count = max(1, CHUNK // (key.shape[1] * key.shape[2]))
+        for part, *parts in zip(*(one.split(count, dim=3) for one in maps), strict=True):
+            attention = self.attention(key @ part).to(value.dtype)
+            for tensors in zip(*parts, value, attention, strict=True):
+                before, out, *factors = tensors  # of one image: (heads, C / heads, pixels)
+                torch.baddbmm(before, *factors, out=out)
+        return result
+
+
+def _in_pieces(*tensors: Tensor) -> bool:
+    """Whether attention is computed in pieces that stay in the cache: inference on a CPU."""
+    is_eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    is_plain = not torch.is_autocast_enabled('cpu') and len({one.dtype for one in tensors}) == 1
+    return is_eager and is_plain and all(one.is_cpu for one in tensors)
 
 
 def _light(

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from mmdet_mobileformer.models.arch import ArchSpec
 from mmdet_mobileformer.models.backbone import RELEASED_INIT, MobileFormer
 from mmdet_mobileformer.models.bridge import MobileToFormer
-from mmdet_mobileformer.models.convolution import conv_norm
-from mmdet_mobileformer.models.mobile import ChannelShuffle
+from mmdet_mobileformer.models.convolution import channel_shuffle, conv_norm
 
 IMAGENET_CLASSES = 1000
 _EXPANSION = 6  # of the 1×1 convolution before the pooling (released model)
@@ -51,7 +50,7 @@ class ClassificationHead(BaseModule):
         in_channels, groups = arch.blocks[-1].out_channels, arch.groups
         self.num_classes = num_classes
         self.mobile_to_former = MobileToFormer(in_channels, arch.token_dim)
-        self.shuffle = ChannelShuffle(groups) if groups > 1 else nn.Identity()
+        self.groups = groups
         self.conv = conv_norm(
             in_channels,
             _EXPANSION * in_channels,
@@ -79,7 +78,7 @@ class ClassificationHead(BaseModule):
         """
         tokens, _ = self.mobile_to_former(features, tokens)
 
-        pooled = self.conv(self.shuffle(features)).mean(dim=(2, 3))  # (N, 6C)
+        pooled = self.conv(channel_shuffle(features, self.groups)).mean(dim=(2, 3))  # (N, 6C)
 
         hidden = self.hidden(torch.cat([self.act(pooled), tokens[:, 0]], dim=1))
         return self.fc(self.dropout(self.act(self.hidden_norm(hidden))))

@@ -38,14 +38,33 @@ class ConvNorm(ConvModule):
     ``norm(conv(x))`` is a convolution with other weights where BatchNorm's statistics are fixed, in
     training too: a pass over the map less, and a map less to remember. mmcv's
     ``efficient_conv_bn_eval`` is the same, but writes over ``conv.forward`` in every call.
+
+    Attributes:
+        shuffle: Groups whose channels are interleaved behind all; 1 changes nothing.
     """
+
+    shuffle = 1
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
         if torch.compiler.is_compiling():  # compilers fold by themselves
-            return super().forward(features)
+            return self.unfolded(features)
         weight, bias, norm = self.folded()
         return self.finish(self.conv._conv_forward(features, weight, bias), norm)
+
+    def unfolded(self, features: Tensor) -> Tensor:
+        """The same, the norm as it is written."""
+        return channel_shuffle(super().forward(features), self.shuffle)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it reads every pixel for itself, and all channels of it."""
+        return self.conv.kernel_size == (1, 1) and self.conv.groups == 1
+
+    @property
+    def norms_pixels(self) -> bool:
+        """Whether what follows the convolution, when folded, reads every pixel for itself."""
+        return isinstance(self.folded()[2], (nn.Identity, nn.LayerNorm, type(None)))
 
     def folded(self) -> tuple[Tensor, Tensor | None, nn.Module | None]:
         """Weight and bias of the convolution, and the norm, None where they comprise it."""
@@ -58,14 +77,36 @@ class ConvNorm(ConvModule):
         shift = norm.running_mean if bias is None else norm.running_mean - bias
         return weight * factor[:, None, None, None], norm.bias - shift * factor, None
 
+    def outputs_apart(self, features: Tensor) -> list[Tensor]:
+        """The outputs of a depthwise convolution as maps of one channel an input channel each.
+
+        PyTorch computes several outputs a channel far slower than one at a time (channels-last).
+
+        Args:
+            features: (N, C, H, W).
+
+        Returns:
+            As many maps (N, C, H', W') as there are outputs a channel: of channel c, the first has
+            the first output, and so on.
+        """
+        weight, bias, _ = self.folded()
+        count = self.conv.out_channels // self.conv.groups
+        settings = dict(stride=self.conv.stride, padding=self.conv.padding, groups=self.conv.groups)
+        return [
+            F.conv2d(
+                features, weight[k::count], None if bias is None else bias[k::count], **settings
+            )
+            for k in range(count)
+        ]
+
     def finish(self, features: Tensor, norm: nn.Module | None) -> Tensor:
         """Apply what follows the convolution, and return (N, C', H', W')."""
         features = features if norm is None else norm(features)
-        if not self.with_activation:
-            return features
-        if isinstance(self.activate, nn.ReLU6) and features.requires_grad:
-            return fused.BoundedReLU.apply(features)
-        return self.activate(features)
+        if self.with_activation and isinstance(self.activate, nn.ReLU6) and features.requires_grad:
+            features = fused.BoundedReLU.apply(features)
+        elif self.with_activation:
+            features = self.activate(features)
+        return channel_shuffle(features, self.shuffle)
 
 
 def conv_norm(
@@ -76,12 +117,13 @@ def conv_norm(
     stride: int = 1,
     groups: int = 1,
     act_cfg: dict[str, Any] | None = None,
+    shuffle: int = 1,
 ) -> ConvNorm:
     """Convolution padded to keep the size, and norm; no activation by default.
 
     It has a bias only where there is no norm.
     """
-    return ConvNorm(
+    layer = ConvNorm(
         in_channels,
         out_channels,
         kernel_size,
@@ -92,3 +134,12 @@ def conv_norm(
         norm_cfg=norm_cfg,
         act_cfg=act_cfg,
     )
+    layer.shuffle = shuffle
+    return layer
+
+
+def channel_shuffle(features: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of groups: (N, C, H, W) to (N, C, H, W) (released 26m)."""
+    if groups == 1:
+        return features
+    return features.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)

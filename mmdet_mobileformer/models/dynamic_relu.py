@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models import fused
+from mmdet_mobileformer.models import fused, pixelwise
 from mmdet_mobileformer.models.convolution import ConvNorm
 from mmdet_mobileformer.models.layout import weighted_sum
 from mmdet_mobileformer.models.padding import hide_padding
@@ -35,15 +35,17 @@ class DynamicReLU(nn.Module):
         features: Tensor,
         tokens: Tensor,
         assignment: Tensor | None = None,
+        before: ConvNorm | None = None,
         then: ConvNorm | None = None,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Activate the features.
+        """Activate the features, with the convolutions before and behind it.
 
         Args:
             features: (N, C, H, W).
             tokens: (N, M, D).
             assignment: (N, M, H, W), a distribution over the M tokens at every pixel, or None.
+            before: Convolution that makes what is activated of the features.
             then: Convolution of the activated features. In training it makes them again in
                 backward, instead of remembering them beside the features.
             padding_mask: (N, H, W) bool, True at padded pixels, which are zero to the convolution.
@@ -52,6 +54,12 @@ class DynamicReLU(nn.Module):
             (N, C, H, W), or what the convolution makes of it.
         """
         a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
+        pointwise = then if then is not None and then.is_pointwise else None
+        if pixelwise.applies(features, before, pointwise):
+            update = pixelwise.chained(features, before, pointwise, (a1, a2), assignment)
+            is_done = then is None or pointwise is not None
+            return update if is_done else then(hide_padding(update, padding_mask))
+        features = features if before is None else before(features)
         a1, a2 = a1.to(features.dtype), a2.to(features.dtype)
         if assignment is not None:
             assignment = assignment.to(features.dtype)

@@ -9,10 +9,8 @@ from mmcv.cnn import ConvModule
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdet_mobileformer.models.layout import is_channels_last, weighted_sum
+from mmdet_mobileformer.models.layout import weighted_sum
 from mmdet_mobileformer.models.padding import hide_padding
-
-CHUNK = 2**17  # numbers of a map, half a megabyte
 
 
 def two_slopes(x: Tensor, a1: Tensor, a2: Tensor, assignment: Tensor | None = None) -> Tensor:
@@ -82,24 +80,8 @@ def _activated(features: Tensor, base: Tensor, change: Tensor, assignment: Tenso
     """What :class:`TwoSlopes` computes."""
     if assignment is None:
         return (features * change).relu_().addcmul_(features, base)
-    if features.is_cpu and is_channels_last(features):
-        return _activated_in_chunks(features, base, change, assignment)
     update = weighted_sum(change, assignment, features).mul_(features).relu_()
     return update.addcmul_(features, weighted_sum(base, assignment, features))
-
-
-def _activated_in_chunks(
-    features: Tensor, base: Tensor, change: Tensor, assignment: Tensor
-) -> Tensor:
-    """The same with few pixels at a time, whose slopes stay in the cache and are no maps."""
-    update = torch.empty_like(features)
-    count = max(1, CHUNK // features.shape[1])
-    for *maps, base_of, change_of in zip(features, update, assignment, base, change, strict=True):
-        pixels = (one.flatten(1).t().split(count) for one in maps)  # (count, channels) each
-        for x, out, shares in zip(*pixels, strict=True):
-            bend = (shares @ change_of.t()).mul_(x).relu_()
-            torch.addcmul(bend, x, shares @ base_of.t(), out=out)
-    return update
 
 
 def _slope_maps(

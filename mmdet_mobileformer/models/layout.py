@@ -9,6 +9,9 @@ slower with channels last.
 import torch
 from torch import Tensor
 
+# Numbers of the largest map in a chain that takes a few pixels at a time: half a megabyte.
+CHUNK = 2**17
+
 
 def channels_last(features: Tensor) -> Tensor:
     """Lay a map (N, C, H, W) out with its channels side by side, where that is of use."""
@@ -45,26 +48,3 @@ def weighted_sum(weights: Tensor, maps: Tensor, like: Tensor) -> Tensor:
         return (weights @ maps.flatten(2)).unflatten(2, size)
     pixels = maps.flatten(2).transpose(1, 2) @ weights.transpose(1, 2)  # (N, HW, C)
     return pixels.transpose(1, 2).unflatten(2, size)
-
-
-def weighted_sum_of_heads(weights: Tensor, maps: Tensor, like: Tensor) -> Tensor:
-    """``weights @ maps``, each head's channels behind those of the head before.
-
-    Args:
-        weights: (N, heads, C / heads, M).
-        maps: (N, heads, M, HW).
-        like: (N, C, H, W), whose layout the result has.
-
-    Returns:
-        (N, C, H, W).
-    """
-    if not is_channels_last(like):
-        return (weights @ maps).reshape(like.shape)
-    left, right = maps.transpose(2, 3), weights.transpose(2, 3)
-    if torch.is_grad_enabled():
-        pixels = (left @ right).transpose(1, 2)  # (N, HW, heads, C / heads)
-    else:  # written into place, which autograd does not do
-        pixels = right.new_empty(like.shape[0], maps.shape[3], *weights.shape[1:3])
-        for image, *factors in zip(pixels, left, right, strict=True):
-            torch.bmm(*factors, out=image.transpose(0, 1))
-    return pixels.flatten(2).transpose(1, 2).unflatten(2, like.shape[-2:])

@@ -5,26 +5,11 @@ from typing import Any
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmdet_mobileformer.models import pixelwise
 from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.padding import hide_padding, mask_at
 from mmdet_mobileformer.models.recompute import recomputed_in_training
-
-
-class ChannelShuffle(nn.Module):
-    """Interleave the channels of ``groups`` groups: (N, C, H, W) to (N, C, H, W) (released 26m)."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Shuffle (N, C, H, W)."""
-        return features.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
-
-
-def _shuffle(groups: int, enabled: bool) -> nn.Module:
-    return ChannelShuffle(groups) if enabled else nn.Identity()
 
 
 class LiteBottleneck(nn.Module):
@@ -68,9 +53,9 @@ class LiteBottleneck(nn.Module):
             stride=stride,
             groups=in_channels,
             act_cfg=dict(type='ReLU6') if token_dim is None else None,
+            shuffle=in_channels if groups > 1 else 1,
         )
         self.act = None if token_dim is None else DynamicReLU(token_dim, mid_channels)
-        self.shuffle = _shuffle(in_channels, groups > 1)
         self.pointwise = conv_norm(mid_channels, out_channels, 1, norm_cfg, groups=groups)
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
@@ -98,8 +83,12 @@ class LiteBottleneck(nn.Module):
             (N, C', ceil(H / stride), ceil(W / stride)).
         """
         visible = hide_padding(features, padding_mask)
-        if self.act is None:
-            update = self.pointwise(self.shuffle(self.depthwise(visible)))
+        if self.act is None and pixelwise.applies(visible, self.depthwise, self.pointwise):
+            update = pixelwise.chained(visible, self.depthwise, self.pointwise)
+        elif self.act is None:
+            update = self.pointwise(self.depthwise(visible))
+        elif not self.training:
+            update = self.act(visible, tokens, assignment, self.depthwise, self.pointwise)
         else:
             squeeze = recomputed_in_training(self, self._squeeze)
             update = squeeze(self.depthwise.conv(visible), tokens, assignment)
@@ -139,13 +128,12 @@ class Bottleneck(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.expand = conv_norm(in_channels, mid_channels, 1, norm_cfg, groups=groups)
-        self.shuffle1 = _shuffle(groups, groups > 1)
+        pointwise = dict(norm_cfg=norm_cfg, groups=groups, shuffle=groups)
+        self.expand = conv_norm(in_channels, mid_channels, 1, **pointwise)
         self.act1 = DynamicReLU(token_dim, mid_channels)
         self.depthwise = conv_norm(mid_channels, mid_channels, 3, norm_cfg, groups=mid_channels)
         self.act2 = DynamicReLU(token_dim, mid_channels)
-        self.squeeze = conv_norm(mid_channels, out_channels, 1, norm_cfg, groups=groups)
-        self.shuffle2 = _shuffle(groups, groups > 1)
+        self.squeeze = conv_norm(mid_channels, out_channels, 1, **pointwise)
         self.drop_path = DropPath(drop_path)
         self.has_shortcut = in_channels == out_channels
 
@@ -167,10 +155,8 @@ class Bottleneck(nn.Module):
         Returns:
             (N, C', H, W).
         """
-        update = self.shuffle1(self.expand(features))
-        update = self.act1(update, tokens, assignment, self.depthwise, padding_mask)
-        update = self.act2(update, tokens, assignment, self.squeeze)
-        update = self.shuffle2(update)
+        update = self.act1(features, tokens, assignment, self.expand, self.depthwise, padding_mask)
+        update = self.act2(update, tokens, assignment, then=self.squeeze)
         return features + self.drop_path(update) if self.has_shortcut else update
 
 
@@ -204,15 +190,24 @@ class DownsamplingBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         self.depthwise1 = conv_norm(
-            in_channels, mid_channels, 3, norm_cfg, stride=2, groups=in_channels
+            in_channels,
+            mid_channels,
+            3,
+            norm_cfg,
+            stride=2,
+            groups=in_channels,
+            shuffle=in_channels if groups > 1 else 1,
         )
-        self.shuffle1 = _shuffle(in_channels, groups > 1)
         self.act1 = DynamicReLU(token_dim, mid_channels)
         self.pointwise1 = conv_norm(mid_channels, out_channels, 1, norm_cfg, groups=groups)
         self.depthwise2 = conv_norm(
-            out_channels, second_mid_channels, 3, norm_cfg, groups=out_channels
+            out_channels,
+            second_mid_channels,
+            3,
+            norm_cfg,
+            groups=out_channels,
+            shuffle=out_channels if groups > 1 else 1,
         )
-        self.shuffle2 = _shuffle(out_channels, groups > 1)
         self.act2 = DynamicReLU(token_dim, second_mid_channels)
         self.pointwise2 = conv_norm(second_mid_channels, out_channels, 1, norm_cfg, groups=groups)
         self.drop_path = DropPath(drop_path)
@@ -235,8 +230,8 @@ class DownsamplingBottleneck(nn.Module):
         Returns:
             (N, C', ceil(H / 2), ceil(W / 2)).
         """
-        features = self.depthwise1(hide_padding(features, padding_mask))
-        features = self.act1(self.shuffle1(features), tokens, assignment, self.pointwise1)
-        update = self.depthwise2(hide_padding(features, mask_at(padding_mask, 2)))
-        update = self.act2(self.shuffle2(update), tokens, assignment, self.pointwise2)
+        visible = hide_padding(features, padding_mask)
+        features = self.act1(visible, tokens, assignment, self.depthwise1, self.pointwise1)
+        visible = hide_padding(features, mask_at(padding_mask, 2))
+        update = self.act2(visible, tokens, assignment, self.depthwise2, self.pointwise2)
         return features + self.drop_path(update)

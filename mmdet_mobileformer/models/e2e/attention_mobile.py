@@ -73,5 +73,7 @@ class AttentionMobile(nn.Module):
         return self.ffn_norm(features + self.dropout(ffn(features, tokens, assignment)))
 
     def _ffn(self, features: Tensor, tokens: Tensor, assignment: Tensor | None) -> Tensor:
-        update = self.act(self.expand(features), tokens, assignment)
+        if not self.training:
+            return self.act(features, tokens, assignment, self.expand, self.squeeze)
+        update = self.act(features, tokens, assignment, self.expand)
         return self.squeeze(self.dropout(update))
