@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmdet_mobileformer.models import MobileToFormer
 from mmdet_mobileformer.models.e2e.anchors import grid_boxes
 from mmdet_mobileformer.models.e2e.block import DecoderBlock
+from mmdet_mobileformer.models.e2e.denoising import Denoising
 from mmdet_mobileformer.models.e2e.dense_loss import assign
 from mmdet_mobileformer.models.e2e.prior import GaussianPrior, pixel_powers
 from mmdet_mobileformer.models.e2e.proposals import ProposalHead, peaks, pixel_anchors
@@ -238,3 +239,66 @@ def test_peaks_rank_before_all_other_pixels():
     is_peak = (F.max_pool2d(best, 3, 1, 1) == best).flatten()
     expected = proposals.boxes[0, is_peak][best.flatten()[is_peak].argsort(descending=True)][:4]
     torch.testing.assert_close(proposals.query_boxes[0, : len(expected)], expected)
+
+
+def annotations(batch):
+    samples = batch['data_samples']
+    return [s.gt_instances for s in samples], [s.metainfo for s in samples]
+
+
+def test_guests_begin_near_their_objects_and_negatives_further_away():
+    (many, none), metas = annotations(draw_batch([(64, 96), (64, 96)], 3))
+    guests = Denoising(num_queries=24, noise=0.5)([many, none[:0]], metas, NUM_CLASSES)
+    assert guests.num_groups == 4 and guests.boxes.shape == (2, 4 * 6, 4)
+    wanted = torch.cat([many.labels, torch.full((3,), NUM_CLASSES)]).repeat(4)
+    assert torch.equal(guests.labels[0], wanted) and (guests.labels[1] == NUM_CLASSES).all()
+    side = torch.tensor([96.0, 64.0, 96.0, 64.0])
+    objects = many.bboxes / side
+    half = (objects[:, 2:] - objects[:, :2]).repeat(1, 2) / 2
+    moved = bbox_cxcywh_to_xyxy(guests.boxes[0].view(4, 2, 3, 4)) - objects
+    shares = (moved / half).abs()
+    inside = ((objects > 0.3) & (objects < 0.7)).expand_as(shares[:, 0])  # none is clipped there
+    assert (shares[:, 0] <= 0.5 + 1e-3).all()
+    assert (shares[:, 1][inside] >= 0.5 - 1e-3).all() and (shares[:, 1] <= 1 + 1e-3).all()
+    targets = bbox_cxcywh_to_xyxy(guests.targets[0].view(4, 2, 3, 4))
+    torch.testing.assert_close(targets, objects.expand_as(targets))
+
+
+@pytest.mark.parametrize('num_objects', [0, 3])
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_guests_train_everything_and_change_no_other_loss(num_objects, with_cp):
+    batch = draw_batch([(64, 96), (40, 64)], num_objects)
+    settings = anchored((0, 1, 0), with_cp=with_cp)
+    alone = losses_of(build_detector(**settings).train(), batch)
+    detector = build_detector(**settings, denoising=dict(num_queries=12)).train()
+    losses = losses_of(detector, batch)
+    names = {name for name in losses if 'dn_loss' in name}
+    parts = ('cls', 'bbox', 'iou')
+    assert names == {f'{block}dn_loss_{p}' for block in ('d0.', 'd1.', '') for p in parts}
+    assert losses.keys() - names == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(losses[name], value)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+    assert losses['dn_loss_cls'] > 0 and (losses['dn_loss_bbox'] > 0) == (num_objects > 0)
+
+
+def test_a_group_of_guests_sees_no_other_group():
+    block = DecoderBlock(16, 'lite', 32, 2, prior=True).eval()
+    features, pixels = torch.randn(1, 16, 4, 6), torch.randn(1, 16, 4, 6)
+    extent, boxes = torch.tensor([[6.0, 4.0]]), random_boxes(1, 6)
+    guests, places = torch.randn(1, 6, 16), torch.randn(1, 6, 16)
+    before, _ = block.visit(features, guests, pixels, places, None, boxes, extent, 2)
+    guests = torch.cat([guests[:, :3], torch.randn(1, 3, 16)], dim=1)
+    after, _ = block.visit(features, guests, pixels, places, None, boxes, extent, 2)
+    torch.testing.assert_close(before[:, :3], after[:, :3])
+    assert not torch.isclose(before[:, 3:], after[:, 3:]).all(dim=-1).any()
+
+
+def test_denoising_needs_proposals_and_positive_settings():
+    with pytest.raises(ValueError, match='needs queries that are proposals'):
+        build_detector(**anchored(), denoising=dict())
+    with pytest.raises(ValueError, match='num_queries 0'):
+        Denoising(num_queries=0)
+    with pytest.raises(ValueError, match='noise -1'):
+        Denoising(noise=-1)

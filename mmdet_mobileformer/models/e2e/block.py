@@ -114,13 +114,8 @@ class DecoderBlock(nn.Module):
             Features and queries, shaped as they came, and what the position embedding of the
             queries changes by (N, Q, C), None without step 5.
         """
-        prior = None
-        if self.prior is not None:
-            powers = pixel_powers(features.shape[-2:], extent)
-            prior = (self.prior(queries, boxes, extent), powers)
-        queries, logits = self.mobile_to_former(
-            features, queries, feature_pos, query_pos, padding_mask, prior
-        )
+        read = features, queries, feature_pos, query_pos, padding_mask, boxes, extent
+        queries, logits = self._read(*read)
 
         queries = self.former(queries, query_pos)
 
@@ -130,6 +125,58 @@ class DecoderBlock(nn.Module):
 
         shift = None if self.position_update is None else self.position_update(queries)
         return features, queries, shift
+
+    def visit(
+        self,
+        features: Tensor,
+        guests: Tensor,
+        feature_pos: Tensor,
+        guest_pos: Tensor,
+        padding_mask: Tensor | None,
+        boxes: Tensor,
+        extent: Tensor,
+        num_groups: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Steps 1, 2 and 5 for guests (:mod:`.denoising`), each group of which talks to itself.
+
+        Args:
+            guests: (N, G * K, C), ``num_groups`` G of them.
+            guest_pos: Position embedding (N, G * K, C).
+            boxes: Their boxes (N, G * K, 4).
+            features: As for the queries, and so are the others.
+            feature_pos: Likewise.
+            padding_mask: Likewise.
+            extent: Likewise.
+            num_groups: Of the guests of an image.
+
+        Returns:
+            Guests, and what their position embedding changes by, None without step 5.
+        """
+        guests, _ = self._read(
+            features, guests, feature_pos, guest_pos, padding_mask, boxes, extent
+        )
+        groups = (
+            one.reshape(len(one) * num_groups, -1, one.shape[2]) for one in (guests, guest_pos)
+        )
+        guests = self.former(*groups).reshape(guests.shape)
+        return guests, None if self.position_update is None else self.position_update(guests)
+
+    def _read(
+        self,
+        features: Tensor,
+        queries: Tensor,
+        feature_pos: Tensor,
+        query_pos: Tensor,
+        padding_mask: Tensor | None,
+        boxes: Tensor | None,
+        extent: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Step 1, and its logits."""
+        prior = None
+        if self.prior is not None:
+            powers = pixel_powers(features.shape[-2:], extent)
+            prior = (self.prior(queries, boxes, extent), powers)
+        return self.mobile_to_former(features, queries, feature_pos, query_pos, padding_mask, prior)
 
     def _refine(
         self,

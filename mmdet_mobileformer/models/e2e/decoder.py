@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.e2e.anchors import BoxEmbedding
 from mmdet_mobileformer.models.e2e.block import DecoderBlock
+from mmdet_mobileformer.models.e2e.denoising import Guests
 from mmdet_mobileformer.models.e2e.position import position_of_pixels
 from mmdet_mobileformer.models.e2e.prior import GaussianPrior
-from mmdet_mobileformer.models.e2e.proposals import Proposals
+from mmdet_mobileformer.models.e2e.proposals import ProposalHead
 from mmdet_mobileformer.models.e2e.scales import ScaleFusion, ScaleSpec, check_proposals
 from mmdet_mobileformer.models.padding import resize_mask, visible_extent
 from mmdet_mobileformer.models.recompute import recomputed_in_training
@@ -160,7 +161,8 @@ class MobileFormerDecoder(BaseModule):
         boxes: Tensor | None = None,
         padding_mask: Tensor | None = None,
         refine: Callable[[Tensor, Tensor], Tensor] | None = None,
-        propose: Callable[..., Proposals] | None = None,
+        propose: ProposalHead | None = None,
+        guests: Guests | None = None,
     ) -> dict[str, Any]:
         """Refine the queries.
 
@@ -172,12 +174,14 @@ class MobileFormerDecoder(BaseModule):
             boxes: Boxes of anchored queries (N, Q, 4) as (cx, cy, w, h) in [0, 1].
             padding_mask: (N, H, W) bool of the images, True at padded pixels; None without padding.
             refine: Gives the boxes of queries after a block, from queries and boxes.
-            propose: Makes proposals of maps and masks, a :class:`ProposalHead`.
+            propose: Makes proposals of maps and masks.
+            guests: In training, queries that join the proposals, see :mod:`.denoising`.
 
         Returns:
             What the head predicts from: ``hidden_states``, the queries after every block
             (num_blocks, N, Q, C); of anchored queries ``boxes``, theirs after every block
-            (num_blocks, N, Q, 4), and ``proposals``, or None without.
+            (num_blocks, N, Q, 4), and ``proposals``, or None without. With guests ``guest_states``,
+            ``guest_boxes``, shaped alike, after the blocks that they passed, and ``guests``.
 
         Raises:
             ValueError: If there are not as many maps as scales.
@@ -187,7 +191,7 @@ class MobileFormerDecoder(BaseModule):
                 f'the decoder has {len(self.scales)} scales but got {len(features)} feature maps; '
                 "let backbone.out_indices and the decoder's scales agree in number"
             )
-        hidden_states, all_boxes, proposals = [], [], None
+        hosts, visitors, proposals = _Queries(queries, query_pos, boxes), None, None
         current = features[0]
         masks = [resize_mask(padding_mask, level.shape[-2:]) for level in features]
         for index, (blocks, mask) in enumerate(zip(self.scales, masks, strict=True)):
@@ -203,24 +207,73 @@ class MobileFormerDecoder(BaseModule):
                 end = index + self.proposal_maps[index]
                 maps = [current, *features[index + 1 : end]]
                 proposals = propose(maps, masks[index:end], padding_mask)
-                queries, boxes, query_pos = proposals.queries, proposals.query_boxes, None
+                hosts.become(proposals.queries, proposals.query_boxes)
+                if guests is not None:
+                    contents = propose.contents_at(guests.boxes, proposals)
+                    visitors = _Queries(contents, None, guests.boxes)
             for block in blocks:
-                placed = query_pos
-                if self.anchored:
-                    placed = _add(self.box_embedding(boxes), query_pos).to(queries.dtype)
-                run = recomputed_in_training(block, block) if self.with_cp else block
-                current, queries, shift = run(
-                    current, queries, feature_pos, placed, mask, boxes, extent
-                )
-                query_pos = _add(query_pos, shift)
-                hidden_states.append(queries)
-                if self.anchored:
-                    all_boxes.append(refine(queries, boxes))
-                    boxes = all_boxes[-1].detach()
-        outputs = dict(hidden_states=torch.stack(hidden_states))
+                if visitors is not None:
+                    inputs = visitors.place(self.box_embedding, feature_pos, mask, extent)
+                    run = self._run(block, block.visit)
+                    visitors.content, shift = run(current, *inputs, guests.num_groups)
+                    visitors.pass_block(shift, refine)
+                inputs = hosts.place(self.box_embedding, feature_pos, mask, extent)
+                current, hosts.content, shift = self._run(block, block)(current, *inputs)
+                hosts.pass_block(shift, refine)
+        outputs = dict(hidden_states=torch.stack(hosts.contents))
         if self.anchored:
-            outputs.update(boxes=torch.stack(all_boxes), proposals=proposals)
+            outputs.update(boxes=torch.stack(hosts.all_boxes), proposals=proposals)
+        if visitors is not None:
+            states, boxes = torch.stack(visitors.contents), torch.stack(visitors.all_boxes)
+            outputs.update(guests=guests, guest_states=states, guest_boxes=boxes)
         return outputs
+
+    def _run(self, block: DecoderBlock, forward: Callable) -> Callable:
+        return recomputed_in_training(block, forward) if self.with_cp else forward
+
+
+class _Queries:
+    """Queries on their way through the blocks.
+
+    Args:
+        content: Feature embedding (N, Q, C).
+        position: Learned position embedding (N, Q, C); of anchored queries the sum of g, at first
+            None.
+        boxes: Of anchored queries (N, Q, 4).
+    """
+
+    def __init__(
+        self, content: Tensor | None, position: Tensor | None, boxes: Tensor | None
+    ) -> None:
+        self.content, self.position, self.boxes = content, position, boxes
+        self.contents, self.all_boxes = [], []  # after every block
+
+    def become(self, content: Tensor, boxes: Tensor) -> None:
+        """Go on as other queries, whose sum of g starts anew."""
+        self.content, self.position, self.boxes = content, None, boxes
+
+    def place(
+        self,
+        box_embedding: BoxEmbedding | None,
+        feature_pos: Tensor,
+        padding_mask: Tensor | None,
+        extent: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        """What a block takes behind the features."""
+        placed = self.position
+        if box_embedding is not None:
+            placed = _add(box_embedding(self.boxes), placed).to(self.content.dtype)
+        return self.content, feature_pos, placed, padding_mask, self.boxes, extent
+
+    def pass_block(
+        self, shift: Tensor | None, refine: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> None:
+        """Note what the block made of them, and refine the boxes."""
+        self.position = _add(self.position, shift)
+        self.contents.append(self.content)
+        if self.boxes is not None:
+            self.all_boxes.append(refine(self.content, self.boxes))
+            self.boxes = self.all_boxes[-1].detach()
 
 
 def _add(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmdet_mobileformer.checkpoints.compare import refuse_other_shapes
 from mmdet_mobileformer.models.e2e.anchors import LearnedAnchors
 from mmdet_mobileformer.models.e2e.decoder import MobileFormerDecoder
+from mmdet_mobileformer.models.e2e.denoising import Denoising, Guests
 from mmdet_mobileformer.models.e2e.head import AnchorDETRHead
 from mmdet_mobileformer.models.e2e.proposals import ProposalHead
 from mmdet_mobileformer.models.padding import extend_images, padding_mask_of
@@ -38,6 +39,7 @@ class MobileFormerDETR(DetectionTransformer):
         train_cfg: Holds the ``assigner``, as for mmdet's DETR.
         test_cfg: Holds ``max_per_img``; where there are fewer queries, these are the limit. With
             ``after_block``, from 1 on, detections are those after that block, not after the last.
+        denoising: Settings of :class:`Denoising`, for proposals; None trains without guests.
         data_preprocessor: As in mmdet.
         init_cfg: As in mmengine.
     """
@@ -51,6 +53,7 @@ class MobileFormerDETR(DetectionTransformer):
         num_queries: int = 100,
         train_cfg: dict[str, Any] | None = None,
         test_cfg: dict[str, Any] | None = None,
+        denoising: dict[str, Any] | None = None,
         data_preprocessor: dict[str, Any] | nn.Module | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
@@ -76,6 +79,12 @@ class MobileFormerDETR(DetectionTransformer):
             raise ValueError(
                 f'test_cfg.after_block must be 1 to {num_blocks}, the number of blocks; '
                 f'got {self.after_block}'
+            )
+        self.denoising = None if denoising is None else Denoising(**denoising)
+        if denoising is not None and not self.decoder.proposes:
+            raise ValueError(
+                f'denoising={denoising} needs queries that are proposals; give a scale of the '
+                'decoder proposal_maps, or set denoising=None'
             )
         refuse_other_shapes(self)
 
@@ -106,7 +115,12 @@ class MobileFormerDETR(DetectionTransformer):
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]
     ) -> dict[str, Tensor]:
         """Losses of every block's predictions for images (N, 3, H, W)."""
-        head_inputs = self._head_inputs(batch_inputs, batch_data_samples)
+        guests = None
+        if self.denoising is not None:
+            objects = [sample.gt_instances for sample in batch_data_samples]
+            metas = [sample.metainfo for sample in batch_data_samples]
+            guests = self.denoising(objects, metas, self.bbox_head.num_classes)
+        head_inputs = self._head_inputs(batch_inputs, batch_data_samples, guests)
         return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
 
     def predict(
@@ -161,13 +175,13 @@ class MobileFormerDETR(DetectionTransformer):
         return self.neck(self.backbone(batch_inputs, padding_mask))
 
     def pre_transformer(
-        self, img_feats: tuple[Tensor, ...], padding_mask: Tensor | None = None
+        self, img_feats: tuple[Tensor, ...], decoder_inputs: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The maps from coarse to fine for the encoder's place, the mask for the decoder.
+        """The maps from coarse to fine for the encoder's place, mask and guests for the decoder.
 
-        The mask stands in the place of mmdet's data samples, from which it was made.
+        These stand in the place of mmdet's data samples, from which they were made.
         """
-        return dict(features=img_feats[::-1]), dict(padding_mask=padding_mask)
+        return dict(features=img_feats[::-1]), decoder_inputs
 
     def forward_encoder(self, features: tuple[Tensor, ...]) -> dict[str, Any]:
         """Pass the maps on: the blocks of the decoder refine them, there is no other encoder."""
@@ -187,24 +201,31 @@ class MobileFormerDETR(DetectionTransformer):
             inputs['queries'], inputs['boxes'] = self.queries(batch_size)
         return inputs, {}
 
-    def forward_decoder(self, padding_mask: Tensor | None, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 (the decoder's)
+    def forward_decoder(self, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 (the decoder's)
         """What the head predicts from, see :meth:`MobileFormerDecoder.forward`."""
         if self.decoder.anchored:
             inputs['refine'] = self.bbox_head.refine
         if self.decoder.proposes:
             inputs['propose'] = self.proposal_head
-        return self.decoder(**inputs, padding_mask=padding_mask)
+        return self.decoder(**inputs)
 
     def _head_inputs(
-        self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None
+        self,
+        batch_inputs: Tensor,
+        batch_data_samples: list[DetDataSample] | None,
+        guests: Guests | None = None,
     ) -> dict[str, Any]:
-        return self._decode(batch_inputs, padding_mask_of(batch_data_samples, batch_inputs.device))
+        padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
+        return self._decode(batch_inputs, padding_mask, guests)
 
-    def _decode(self, batch_inputs: Tensor, padding_mask: Tensor | None) -> dict[str, Any]:
+    def _decode(
+        self, batch_inputs: Tensor, padding_mask: Tensor | None, guests: Guests | None = None
+    ) -> dict[str, Any]:
         if padding_mask is not None:
             batch_inputs = extend_images(batch_inputs, padding_mask)
         features = self.extract_feat(batch_inputs, padding_mask)
-        outputs = self.forward_transformer(features, padding_mask)
+        decoder_inputs = dict(padding_mask=padding_mask, guests=guests)
+        outputs = self.forward_transformer(features, decoder_inputs)
         if not self.training:
             for name in {'hidden_states', 'boxes'} & outputs.keys():
                 outputs[name] = outputs[name][: self.after_block]

@@ -40,6 +40,7 @@ class Proposals:
         padding: (N, P) bool, True at padded pixels; None without padding.
         queries: Contents of the chosen ones (N, Q, C).
         query_boxes: Boxes of the chosen ones (N, Q, 4), detached.
+        hidden: T of all pixels (N, P, C).
     """
 
     logits: Tensor
@@ -48,6 +49,7 @@ class Proposals:
     padding: Tensor | None
     queries: Tensor
     query_boxes: Tensor
+    hidden: Tensor
 
 
 class ProposalHead(nn.Module):
@@ -135,7 +137,8 @@ class ProposalHead(nn.Module):
             if padding is not None:
                 scores = scores.masked_fill(padding, float('-inf'))
         queries, query_boxes = self._choose(scores, hidden, boxes.detach())
-        return Proposals(logits, boxes, anchors[..., :2], padding, queries, query_boxes)
+        centres = anchors[..., :2]
+        return Proposals(logits, boxes, centres, padding, queries, query_boxes, hidden)
 
     def _choose(self, scores: Tensor, hidden: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Contents (N, Q, C) and boxes (N, Q, 4) of the best pixels.
@@ -149,8 +152,20 @@ class ProposalHead(nn.Module):
         boxes = torch.cat(
             [boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(boxes.shape[0], count, 4)], dim=1
         )
+        return self._contents(hidden, index), boxes.gather(1, index.expand(-1, -1, 4))
+
+    def contents_at(self, boxes: Tensor, proposals: Proposals) -> Tensor:
+        """Contents (N, K, C) of the visible pixels nearest to the middle of boxes (N, K, 4)."""
+        centres = proposals.centres.expand(len(boxes), -1, -1)
+        distance = torch.cdist(boxes[..., :2], centres.to(boxes.dtype))
+        if proposals.padding is not None:
+            distance = distance.masked_fill(proposals.padding[:, None], float('inf'))
+        return self._contents(proposals.hidden, distance.argmin(dim=-1)[..., None])
+
+    def _contents(self, hidden: Tensor, index: Tensor) -> Tensor:
+        """Contents (N, K, C) of the pixels (N, K, 1) of T (N, P, C)."""
         hidden = hidden.gather(1, index.expand(-1, -1, hidden.shape[2]))
-        return self.content_norm(self.content(hidden)), boxes.gather(1, index.expand(-1, -1, 4))
+        return self.content_norm(self.content(hidden))
 
 
 def pixel_anchors(size: torch.Size, extent: Tensor) -> Tensor:
