@@ -85,7 +85,7 @@ def conv_with_norm(channels, outputs, kernel, norm, **kwargs):
 @pytest.mark.parametrize('kind', ['pointwise', 'both', 'after', 'depthwise', 'several outputs'])
 @pytest.mark.parametrize('norm', ['BN', LayerNorm2d, None])
 def test_pixelwise_chain_equals_its_layers(kind, norm, spatial, monkeypatch):
-    monkeypatch.setattr(pixelwise, 'CHUNK', 4 * C)
+    monkeypatch.setattr(pixelwise, 'pixels_at_once', lambda channels: 4)
     before, after = None, None
     if kind in ('pointwise', 'both'):
         before_norm = None if kind == 'pointwise' and norm is LayerNorm2d else norm
@@ -168,7 +168,7 @@ def test_activated_conv(spatial, fixed):
 
 @pytest.mark.parametrize('has_prior', [False, True])
 def test_bridge_by_head_and_in_chunks_of_pixels(has_prior, monkeypatch):
-    monkeypatch.setattr(bridge, 'CHUNK', 2 * 9 * 4)  # four pixels
+    monkeypatch.setattr(bridge, 'pixels_at_once', lambda channels: 4)
     reads, adds = MobileToFormer(C, 16).double().eval(), FormerToMobile(C, 16).double().eval()
     features, tokens, feature_pos = rand(N, C, H, W), rand(N, 9, 16), rand(N, C, H, W)
     mask = torch.zeros(N, H, W, dtype=torch.bool)

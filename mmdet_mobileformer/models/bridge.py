@@ -8,7 +8,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models import fused
-from mmdet_mobileformer.models.layout import CHUNK, is_channels_last
+from mmdet_mobileformer.models.layout import is_channels_last, pixels_at_once
 from mmdet_mobileformer.models.recompute import recomputed_in_training
 
 
@@ -210,7 +210,7 @@ class FormerToMobile(nn.Module):
         query = features if feature_pos is None else features + feature_pos
         result = torch.empty_like(features)
         maps = [_split_heads(one, self.num_heads) for one in (query, features, result)]
-        count = max(1, CHUNK // (key.shape[1] * key.shape[2]))
+        count = pixels_at_once(key.shape[1] * key.shape[2])
         for part, *parts in zip(*(one.split(count, dim=3) for one in maps), strict=True):
             attention = self.attention(key @ part).to(value.dtype)
             for tensors in zip(*parts, value, attention, strict=True):

@@ -9,8 +9,9 @@ slower with channels last.
 import torch
 from torch import Tensor
 
-# Numbers of the largest map in a chain that takes a few pixels at a time: half a megabyte.
-CHUNK = 2**17
+# Numbers of the widest layer where a few pixels are computed at a time: half a megabyte. Threads
+# share eight times as much, or starting them would take longer than the work.
+CHUNK, SHARED_CHUNK = 2**17, 2**20
 
 
 def channels_last(features: Tensor) -> Tensor:
@@ -48,3 +49,8 @@ def weighted_sum(weights: Tensor, maps: Tensor, like: Tensor) -> Tensor:
         return (weights @ maps.flatten(2)).unflatten(2, size)
     pixels = maps.flatten(2).transpose(1, 2) @ weights.transpose(1, 2)  # (N, HW, C)
     return pixels.transpose(1, 2).unflatten(2, size)
+
+
+def pixels_at_once(channels: int) -> int:
+    """How many pixels of so many channels are computed at a time, see :data:`CHUNK`."""
+    return max(1, (CHUNK if torch.get_num_threads() == 1 else SHARED_CHUNK) // channels)

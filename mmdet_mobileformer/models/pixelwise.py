@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdet_mobileformer.models.convolution import ConvNorm
-from mmdet_mobileformer.models.layout import CHUNK, is_channels_last
+from mmdet_mobileformer.models.layout import is_channels_last, pixels_at_once
 
 SMALLEST = 1e-12  # stands in for a high of zero, by which nothing can be divided
 
@@ -70,7 +70,7 @@ def chained(
         layers = _Layers(before, after, len(maps))
         if slopes is not None:
             layers.bend_by(slopes[0][index], slopes[1][index], is_spatial=assignment is not None)
-        parts = (one.flatten(1).t().split(max(1, CHUNK // width)) for one in image)
+        parts = (one.flatten(1).t().split(pixels_at_once(width)) for one in image)
         for out, shares_of, *pixels in zip(*parts, strict=True):
             layers(pixels, shares_of, out)
     return result
