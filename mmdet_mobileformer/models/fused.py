@@ -103,8 +103,7 @@ def _slope_gradients(
     base, change, assignment = slopes
     if assignment is None:  # change >= 0
         positive = _where_positive(features, grad)
-        grad_base = torch.einsum('nchw,nchw->nc', grad, features)[..., None, None]
-        grad_change = torch.einsum('nchw,nchw->nc', positive, features)[..., None, None]
+        grad_base, grad_change = (_dot(one, features) for one in (grad, positive))
         return positive.mul_(change).addcmul_(grad, base), grad_base, grad_change, None
     base_map, change_map = maps
     bend = change_map * features  # positive where relu lets it pass
@@ -195,6 +194,11 @@ class ActivatedConv(torch.autograd.Function):
         return *gradients, None, grad_weight, grad_bias, None
 
 
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Products of two maps (N, C, H, W) summed over the pixels: (N, C, 1, 1)."""
+    return torch.linalg.vecdot(one.flatten(2), other.flatten(2))[..., None, None]
+
+
 def _gather(one: Tensor, other: Tensor) -> Tensor:
     """Products of two maps summed over the pixels: (N, C, H, W), (N, M, H, W) to (N, C, M)."""
     return one.flatten(2) @ other.flatten(2).transpose(1, 2)
@@ -246,7 +250,7 @@ class NormOverChannels(torch.autograd.Function):
         normed, scale, weight = ctx.saved_tensors
         product = grad * normed
         grad_weight, grad_bias = product.sum((0, 2, 3)), grad.sum((0, 2, 3))
-        along = torch.einsum('nchw,c->nhw', product, weight).div_(weight.numel())[:, None]
+        along = (weight / weight.numel() @ product.flatten(2)).unflatten(1, grad.shape[2:])[:, None]
         grad_normed = grad * weight[:, None, None]
         grad_normed = grad_normed.sub_(grad_normed.mean(1, keepdim=True))
         return (
