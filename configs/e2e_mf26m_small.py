@@ -26,6 +26,7 @@ model = dict(
             dict(num_blocks=2, mobile='lite', mid_channels=256, proposal_maps=1),  # 1/8
         ],
     ),
+    denoising=dict(num_queries=50),
     bbox_head=dict(embed_dims=128),
     test_cfg=dict(max_per_img=50),
 )
@@ -48,7 +49,7 @@ train_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-max_epochs = 14
+max_epochs = 13
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 _base_.param_scheduler[1].end = max_epochs
 auto_scale_lr = dict(base_batch_size=4)
