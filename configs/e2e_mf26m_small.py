@@ -26,7 +26,6 @@ model = dict(
             dict(num_blocks=2, mobile='lite', mid_channels=256, proposal_maps=1),  # 1/8
         ],
     ),
-    denoising=dict(num_queries=50),
     bbox_head=dict(embed_dims=128),
     test_cfg=dict(max_per_img=50),
 )

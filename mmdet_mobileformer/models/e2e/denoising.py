@@ -55,7 +55,7 @@ class Denoising:
         ValueError: If a setting is not positive.
     """
 
-    def __init__(self, num_queries: int = 50, noise: float = 0.6) -> None:
+    def __init__(self, num_queries: int = 100, noise: float = 0.6) -> None:
         if num_queries < 1 or noise <= 0:
             raise ValueError(
                 'denoising needs at least one query and positive noise; got num_queries '
