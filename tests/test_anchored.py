@@ -214,9 +214,11 @@ def test_losses_of_padding_and_of_empty_images_are_finite_and_the_dense_one_has_
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_16_bits_give_nearly_the_same_losses(dtype):
-    detector = build_detector(**anchored((0, 1, 0))).train()
+    detector = build_detector(**anchored((0, 1, 0)), denoising=dict(num_queries=12)).train()
     batch = draw_batch([(64, 96), (48, 80)])
+    torch.manual_seed(1)
     exact = sum(losses_of(detector, batch).values())
+    torch.manual_seed(1)
     with torch.autocast('cpu', dtype=dtype):
         rounded = sum(losses_of(detector, batch).values())
     rounded.backward()

@@ -211,15 +211,15 @@ class MobileFormerDecoder(BaseModule):
                 if guests is not None:
                     contents = propose.contents_at(guests.boxes, proposals)
                     visitors = _Queries(contents, None, guests.boxes)
+            surroundings = feature_pos, mask, extent
             for block in blocks:
                 if visitors is not None:
-                    inputs = visitors.place(self.box_embedding, feature_pos, mask, extent)
-                    run = self._run(block, block.visit)
-                    visitors.content, shift = run(current, *inputs, guests.num_groups)
-                    visitors.pass_block(shift, refine)
-                inputs = hosts.place(self.box_embedding, feature_pos, mask, extent)
-                current, hosts.content, shift = self._run(block, block)(current, *inputs)
-                hosts.pass_block(shift, refine)
+                    inputs = visitors.place(self.box_embedding, *surroundings)
+                    visit = self._run(block, block.visit)
+                    visitors.leave_block(*visit(current, *inputs, guests.num_groups), refine)
+                inputs = hosts.place(self.box_embedding, *surroundings)
+                current, *changed = self._run(block, block)(current, *inputs)
+                hosts.leave_block(*changed, refine)
         outputs = dict(hidden_states=torch.stack(hosts.contents))
         if self.anchored:
             outputs.update(boxes=torch.stack(hosts.all_boxes), proposals=proposals)
@@ -265,14 +265,17 @@ class _Queries:
             placed = _add(box_embedding(self.boxes), placed).to(self.content.dtype)
         return self.content, feature_pos, placed, padding_mask, self.boxes, extent
 
-    def pass_block(
-        self, shift: Tensor | None, refine: Callable[[Tensor, Tensor], Tensor] | None
+    def leave_block(
+        self,
+        content: Tensor,
+        shift: Tensor | None,
+        refine: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> None:
-        """Note what the block made of them, and refine the boxes."""
-        self.position = _add(self.position, shift)
-        self.contents.append(self.content)
+        """Take what the block made of them, and refine the boxes."""
+        self.content, self.position = content, _add(self.position, shift)
+        self.contents.append(content)
         if self.boxes is not None:
-            self.all_boxes.append(refine(self.content, self.boxes))
+            self.all_boxes.append(refine(content, self.boxes))
             self.boxes = self.all_boxes[-1].detach()
 
 
