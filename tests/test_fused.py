@@ -186,6 +186,16 @@ def test_bridge_by_head_and_in_chunks_of_pixels(has_prior, monkeypatch):
     assert map_after.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_depthwise_convolution_with_several_outputs_a_channel():
+    conv = conv_norm(C, 3 * C, 3, None, groups=C).double().conv
+    inputs = [rand(N, C, H, W), conv.weight.detach().clone(), conv.bias.detach().clone()]
+    assert_equal_with_gradients(
+        conv._conv_forward, lambda x, w, b: F.conv2d(x, w, b, padding=1, groups=C), inputs
+    )
+    with torch.autocast('cpu', torch.bfloat16):
+        assert conv.float()(rand(N, C, H, W).float()).dtype == torch.bfloat16
+
+
 def test_bounded_relu():
     inputs = [6 * rand(N, C, H, W)]
     assert_equal_with_gradients(fused.BoundedReLU.apply, F.relu6, inputs)

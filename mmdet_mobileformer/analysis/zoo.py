@@ -78,6 +78,8 @@ def use_released_form(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, DynamicReLU):
             module.forward = types.MethodType(_released_dynamic_relu, module)
+        if isinstance(module, nn.Conv2d):
+            module.__class__ = nn.Conv2d
         if isinstance(module, ConvNorm):
             module.forward = module.unfolded
         if isinstance(module, MobileFormer):

@@ -32,6 +32,23 @@ class PointwiseConv2d(nn.Conv2d):
         return F.linear(pixels, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
+@MODELS.register_module()
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution that trains several outputs a channel as fast as one each.
+
+    PyTorch's own takes two to three times as long on a CPU, where the stride is 1.
+    """
+
+    def _conv_forward(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(N, C, H, W) to (N, m * C, H', W')."""
+        several = self.groups == self.in_channels < self.out_channels and self.stride == (1, 1)
+        trains = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not (several and trains and features.is_cpu) or torch.is_autocast_enabled('cpu'):
+            return super()._conv_forward(features, weight, bias)
+        update = fused.SeveralOutputs.apply(features, weight, self.padding)
+        return update if bias is None else update.add_(bias[:, None, None])
+
+
 class ConvNorm(ConvModule):
     """mmcv's convolution, norm and activation; fixed statistics become part of the weights.
 
@@ -123,11 +140,14 @@ def conv_norm(
 
     It has a bias only where there is no norm.
     """
+    conv_cfg = dict(type=DepthwiseConv2d) if groups == in_channels else None
+    if kernel_size == 1:
+        conv_cfg = dict(type=PointwiseConv2d)
     layer = ConvNorm(
         in_channels,
         out_channels,
         kernel_size,
-        conv_cfg=dict(type=PointwiseConv2d) if kernel_size == 1 else None,
+        conv_cfg=conv_cfg,
         stride=stride,
         padding=kernel_size // 2,
         groups=groups,

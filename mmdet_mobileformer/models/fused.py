@@ -194,6 +194,41 @@ class ActivatedConv(torch.autograd.Function):
         return *gradients, None, grad_weight, grad_bias, None
 
 
+class SeveralOutputs(torch.autograd.Function):
+    """``F.conv2d(x, weight, padding=padding, groups=C)``, depthwise with m outputs a channel.
+
+    Each output gets a channel of its own, which holds the same; x is remembered once.
+    """
+
+    @staticmethod
+    def forward(ctx, features: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:  # noqa: ANN001 (torch's)
+        """Features (N, C, H, W), weight (m * C, 1, k, k); returns (N, m * C, H, W)."""
+        ctx.save_for_backward(features, weight)
+        ctx.padding = padding
+        return F.conv2d(_repeated(features, weight), weight, padding=padding, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN001 (torch's)
+        """Gradients of the inputs, in their order."""
+        features, weight = ctx.saved_tensors
+        ones, needed = (1, 1), ctx.needs_input_grad
+        repeated = _repeated(features, weight)
+        grad_repeated, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad, repeated, weight, None, ones, ctx.padding, ones, False, (0, 0), len(weight),
+            (needed[0], needed[1], False),
+        )  # fmt: skip
+        grad_features = None
+        if needed[0]:
+            grad_features = grad_repeated.unflatten(1, (features.shape[1], -1)).sum(2)
+        return grad_features, grad_weight, None
+
+
+def _repeated(features: Tensor, weight: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, m * C, H, W), every channel as often as the weight asks for."""
+    return features.repeat_interleave(len(weight) // features.shape[1], dim=1)
+
+
 def _dot(one: Tensor, other: Tensor) -> Tensor:
     """Products of two maps (N, C, H, W) summed over the pixels: (N, C, 1, 1)."""
     return torch.linalg.vecdot(one.flatten(2), other.flatten(2))[..., None, None]
