@@ -232,6 +232,9 @@ def write_tables(work_dir: Path) -> None:
         for seed in range(row.seeds):
             if points := points_of(row.folder(work_dir, seed)):
                 figures.setdefault(row.data, {}).setdefault(row.name, {})[str(seed)] = points
+    for data, runs in figures.items():
+        names = [row.name for row in ROWS if row.data == data and row.name in runs]
+        figures[data] = {name: runs[name] for name in names}
     FIGURES.write_text(json.dumps(figures, indent=1) + '\n')
     text = PAGE.read_text()
     for data, rows in figures.items():
