@@ -20,7 +20,7 @@ train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=val_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
-# What `make demo` has time for; `--epochs 12` leads RetinaNet in every seed (docs/results.md).
+# What `make demo` has time for; more than RetinaNet's in every seed (docs/results.md).
 max_epochs = 8
 train_cfg = dict(max_epochs=max_epochs, val_interval=4)
 optim_wrapper = dict(optimizer=dict(lr=1.2e-3))
