@@ -266,6 +266,18 @@ def test_guests_begin_near_their_objects_and_negatives_further_away():
     torch.testing.assert_close(targets, objects.expand_as(targets))
 
 
+def test_a_crowd_gets_no_more_guests_than_allowed():
+    objects, metas = annotations(draw_batch([(64, 96), (64, 96)], 9))
+    guests = Denoising(num_queries=8)(objects, metas, NUM_CLASSES)
+    assert guests.num_groups == 1 and guests.boxes.shape == (2, 8, 4)
+    assert (guests.labels[:, :4] < NUM_CLASSES).all() and (
+        guests.labels[:, 4:] == NUM_CLASSES
+    ).all()
+    chosen = bbox_cxcywh_to_xyxy(guests.targets[0, :4]) * torch.tensor([96.0, 64.0, 96.0, 64.0])
+    distance = torch.cdist(chosen, objects[0].bboxes)
+    assert (distance.amin(dim=1) < 1e-3).all() and len(set(distance.argmin(dim=1).tolist())) == 4
+
+
 @pytest.mark.parametrize('num_objects', [0, 3])
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_guests_train_everything_and_change_no_other_loss(num_objects, with_cp):

@@ -44,10 +44,11 @@ class Denoising:
     """Makes guests of annotations.
 
     Every group has each object twice, as a positive and as a negative. Where an image has fewer
-    objects than another of its batch, random boxes without an object take their places.
+    objects than another of its batch, random boxes without an object take their places; where a
+    group would be larger than all guests together may be, it has some objects, chosen at random.
 
     Args:
-        num_queries: Guests of an image, about: as many whole groups as fit, at least one.
+        num_queries: Guests of an image at most, in as many whole groups as fit; two at least.
         noise: How far a side of the box moves, in half sizes of the box: up to this in positives,
             between once and twice this in negatives.
 
@@ -75,6 +76,7 @@ class Denoising:
             num_classes: Label of those without an object.
         """
         most = max(1, *(len(objects) for objects in gt_instances))
+        most = min(most, max(1, self.num_queries // 2))
         groups = max(1, self.num_queries // (2 * most))
         first = gt_instances[0].bboxes
         boxes = first.new_zeros(len(gt_instances), groups, most, 4)
@@ -83,6 +85,8 @@ class Denoising:
         labels = gt_instances[0].labels.new_full(boxes.shape[:3], num_classes)
         for index, (objects, meta) in enumerate(zip(gt_instances, img_metas, strict=True)):
             height, width = meta['img_shape'][:2]
+            if len(objects) > most:
+                objects = objects[torch.randperm(len(objects))[:most]]
             relative = objects.bboxes / first.new_tensor([width, height, width, height])
             boxes[index, :, : len(objects)] = bbox_xyxy_to_cxcywh(relative)
             labels[index, :, : len(objects)] = objects.labels
