@@ -248,39 +248,39 @@ def annotations(batch):
     return [s.gt_instances for s in samples], [s.metainfo for s in samples]
 
 
-def test_guests_begin_near_their_objects_and_negatives_further_away():
+def test_denoising_queries_begin_near_their_objects_and_negatives_further_away():
     (many, none), metas = annotations(draw_batch([(64, 96), (64, 96)], 3))
-    guests = Denoising(num_queries=24, noise=0.5)([many, none[:0]], metas, NUM_CLASSES)
-    assert guests.num_groups == 4 and guests.boxes.shape == (2, 4 * 6, 4)
+    dn_queries = Denoising(num_queries=24, noise=0.5)([many, none[:0]], metas, NUM_CLASSES)
+    assert dn_queries.num_groups == 4 and dn_queries.boxes.shape == (2, 4 * 6, 4)
     wanted = torch.cat([many.labels, torch.full((3,), NUM_CLASSES)]).repeat(4)
-    assert torch.equal(guests.labels[0], wanted) and (guests.labels[1] == NUM_CLASSES).all()
+    assert torch.equal(dn_queries.labels[0], wanted) and (dn_queries.labels[1] == NUM_CLASSES).all()
     side = torch.tensor([96.0, 64.0, 96.0, 64.0])
     objects = many.bboxes / side
     half = (objects[:, 2:] - objects[:, :2]).repeat(1, 2) / 2
-    moved = bbox_cxcywh_to_xyxy(guests.boxes[0].view(4, 2, 3, 4)) - objects
+    moved = bbox_cxcywh_to_xyxy(dn_queries.boxes[0].view(4, 2, 3, 4)) - objects
     shares = (moved / half).abs()
     inside = ((objects > 0.3) & (objects < 0.7)).expand_as(shares[:, 0])  # none is clipped there
     assert (shares[:, 0] <= 0.5 + 1e-3).all()
     assert (shares[:, 1][inside] >= 0.5 - 1e-3).all() and (shares[:, 1] <= 1 + 1e-3).all()
-    targets = bbox_cxcywh_to_xyxy(guests.targets[0].view(4, 2, 3, 4))
+    targets = bbox_cxcywh_to_xyxy(dn_queries.targets[0].view(4, 2, 3, 4))
     torch.testing.assert_close(targets, objects.expand_as(targets))
 
 
-def test_a_crowd_gets_no_more_guests_than_allowed():
+def test_a_crowd_gets_no_more_denoising_queries_than_allowed():
     objects, metas = annotations(draw_batch([(64, 96), (64, 96)], 9))
-    guests = Denoising(num_queries=8)(objects, metas, NUM_CLASSES)
-    assert guests.num_groups == 1 and guests.boxes.shape == (2, 8, 4)
-    assert (guests.labels[:, :4] < NUM_CLASSES).all() and (
-        guests.labels[:, 4:] == NUM_CLASSES
+    dn_queries = Denoising(num_queries=8)(objects, metas, NUM_CLASSES)
+    assert dn_queries.num_groups == 1 and dn_queries.boxes.shape == (2, 8, 4)
+    assert (dn_queries.labels[:, :4] < NUM_CLASSES).all() and (
+        dn_queries.labels[:, 4:] == NUM_CLASSES
     ).all()
-    chosen = bbox_cxcywh_to_xyxy(guests.targets[0, :4]) * torch.tensor([96.0, 64.0, 96.0, 64.0])
+    chosen = bbox_cxcywh_to_xyxy(dn_queries.targets[0, :4]) * torch.tensor([96.0, 64.0, 96.0, 64.0])
     distance = torch.cdist(chosen, objects[0].bboxes)
     assert (distance.amin(dim=1) < 1e-3).all() and len(set(distance.argmin(dim=1).tolist())) == 4
 
 
 @pytest.mark.parametrize('num_objects', [0, 3])
 @pytest.mark.parametrize('with_cp', [False, True])
-def test_guests_train_everything_and_change_no_other_loss(num_objects, with_cp):
+def test_denoising_trains_everything_and_changes_no_other_loss(num_objects, with_cp):
     batch = draw_batch([(64, 96), (40, 64)], num_objects)
     settings = anchored((0, 1, 0), with_cp=with_cp)
     alone = losses_of(build_detector(**settings).train(), batch)
@@ -297,14 +297,14 @@ def test_guests_train_everything_and_change_no_other_loss(num_objects, with_cp):
     assert losses['dn_loss_cls'] > 0 and (losses['dn_loss_bbox'] > 0) == (num_objects > 0)
 
 
-def test_a_group_of_guests_sees_no_other_group():
+def test_a_group_of_denoising_queries_sees_no_other_group():
     block = DecoderBlock(16, 'lite', 32, 2, prior=True).eval()
     features, pixels = torch.randn(1, 16, 4, 6), torch.randn(1, 16, 4, 6)
     extent, boxes = torch.tensor([[6.0, 4.0]]), random_boxes(1, 6)
-    guests, places = torch.randn(1, 6, 16), torch.randn(1, 6, 16)
-    before, _ = block.visit(features, guests, pixels, places, None, boxes, extent, 2)
-    guests = torch.cat([guests[:, :3], torch.randn(1, 3, 16)], dim=1)
-    after, _ = block.visit(features, guests, pixels, places, None, boxes, extent, 2)
+    dn_queries, places = torch.randn(1, 6, 16), torch.randn(1, 6, 16)
+    before, _ = block.denoise(features, dn_queries, pixels, places, None, boxes, extent, 2)
+    dn_queries = torch.cat([dn_queries[:, :3], torch.randn(1, 3, 16)], dim=1)
+    after, _ = block.denoise(features, dn_queries, pixels, places, None, boxes, extent, 2)
     torch.testing.assert_close(before[:, :3], after[:, :3])
     assert not torch.isclose(before[:, 3:], after[:, 3:]).all(dim=-1).any()
 

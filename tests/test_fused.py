@@ -82,8 +82,15 @@ def conv_with_norm(channels, outputs, kernel, norm, **kwargs):
 
 
 @pytest.mark.parametrize('norm', ['BN', LayerNorm2d, None])
-@pytest.mark.parametrize('spatial', [False, True, None])
-@pytest.mark.parametrize('kind', ['pointwise', 'both', 'after', 'depthwise', 'several outputs'])
+@pytest.mark.parametrize(
+    ('kind', 'spatial'),
+    [
+        (kind, spatial)
+        for kind in ('pointwise', 'both', 'after', 'depthwise', 'several outputs')
+        for spatial in (False, True, None)
+        if (kind, spatial) != ('pointwise', None)  # nothing would follow the convolution
+    ],
+)
 def test_pixelwise_chain_equals_its_layers(kind, norm, spatial, monkeypatch):
     monkeypatch.setattr(pixelwise, 'pixels_at_once', lambda channels: 4)
     before, after = None, None
@@ -95,8 +102,6 @@ def test_pixelwise_chain_equals_its_layers(kind, norm, spatial, monkeypatch):
         before = conv_with_norm(C, times * C, 3, norm, groups=C, act_cfg=dict(type='ReLU6'))
     if kind != 'pointwise':
         after = conv_with_norm(C if before is None else before.conv.out_channels, 4, 1, norm)
-    elif spatial is None:  # nothing would follow the convolution
-        spatial = False
     width = C if before is None else before.conv.out_channels
     tokens = M if spatial else 1
     slopes = (rand(N, width, tokens).abs(), rand(N, width, tokens))  # a1 is at least 0

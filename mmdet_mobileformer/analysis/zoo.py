@@ -92,13 +92,13 @@ def _released_dynamic_relu(
     tokens: Tensor,
     assignment: Tensor | None = None,
     before: ConvNorm | None = None,
-    then: ConvNorm | None = None,
+    after: ConvNorm | None = None,
     padding_mask: Tensor | None = None,
 ) -> Tensor:
     features = features if before is None else before(features)
     a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
     update = two_slopes(features, a1, a2, assignment)
-    return update if then is None else then(hide_padding(update, padding_mask))
+    return update if after is None else after(hide_padding(update, padding_mask))
 
 
 class TensorPath(nn.Module):

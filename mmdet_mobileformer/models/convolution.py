@@ -36,7 +36,7 @@ class PointwiseConv2d(nn.Conv2d):
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution that trains several outputs a channel as fast as one each.
 
-    PyTorch's own takes two to three times as long on a CPU, where the stride is 1.
+    PyTorch's own takes up to three times as long on a CPU, where the stride is 1.
     """
 
     def _conv_forward(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

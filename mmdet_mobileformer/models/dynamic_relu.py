@@ -36,7 +36,7 @@ class DynamicReLU(nn.Module):
         tokens: Tensor,
         assignment: Tensor | None = None,
         before: ConvNorm | None = None,
-        then: ConvNorm | None = None,
+        after: ConvNorm | None = None,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Activate the features, with the convolutions before and behind it.
@@ -46,7 +46,7 @@ class DynamicReLU(nn.Module):
             tokens: (N, M, D).
             assignment: (N, M, H, W), a distribution over the M tokens at every pixel, or None.
             before: Convolution that makes what is activated of the features.
-            then: Convolution of the activated features. In training it makes them again in
+            after: Convolution of the activated features. In training it makes them again in
                 backward, instead of remembering them beside the features.
             padding_mask: (N, H, W) bool, True at padded pixels, which are zero to the convolution.
 
@@ -54,22 +54,22 @@ class DynamicReLU(nn.Module):
             (N, C, H, W), or what the convolution makes of it.
         """
         a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
-        pointwise = then if then is not None and then.is_pointwise else None
+        pointwise = after if after is not None and after.is_pointwise else None
         if pixelwise.applies(features, before, pointwise):
             update = pixelwise.chained(features, before, pointwise, (a1, a2), assignment)
-            is_done = then is None or pointwise is not None
-            return update if is_done else then(hide_padding(update, padding_mask))
+            is_done = after is None or pointwise is not None
+            return update if is_done else after(hide_padding(update, padding_mask))
         features = features if before is None else before(features)
         a1, a2 = a1.to(features.dtype), a2.to(features.dtype)
         if assignment is not None:
             assignment = assignment.to(features.dtype)
         compiling, training = torch.compiler.is_compiling(), torch.is_grad_enabled()
-        if then is not None and training and not compiling:
-            return fused.activated_conv(features, a1, a2, assignment, then, padding_mask)
+        if after is not None and training and not compiling:
+            return fused.activated_conv(features, a1, a2, assignment, after, padding_mask)
         # Compilers and exported files take the formula, which they fuse themselves.
         activate = two_slopes if compiling and not training else fused.two_slopes
         update = activate(features, a1, a2, assignment)
-        return update if then is None else then(hide_padding(update, padding_mask))
+        return update if after is None else after(hide_padding(update, padding_mask))
 
     def slopes(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes a1 and a2 that every token wants: (N, M, D) to (N, C, M) each."""

@@ -156,7 +156,7 @@ class Bottleneck(nn.Module):
             (N, C', H, W).
         """
         update = self.act1(features, tokens, assignment, self.expand, self.depthwise, padding_mask)
-        update = self.act2(update, tokens, assignment, then=self.squeeze)
+        update = self.act2(update, tokens, assignment, after=self.squeeze)
         return features + self.drop_path(update) if self.has_shortcut else update
 
 

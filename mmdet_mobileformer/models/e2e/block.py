@@ -126,40 +126,42 @@ class DecoderBlock(nn.Module):
         shift = None if self.position_update is None else self.position_update(queries)
         return features, queries, shift
 
-    def visit(
+    def denoise(
         self,
         features: Tensor,
-        guests: Tensor,
+        dn_queries: Tensor,
         feature_pos: Tensor,
-        guest_pos: Tensor,
+        dn_pos: Tensor,
         padding_mask: Tensor | None,
         boxes: Tensor,
         extent: Tensor,
         num_groups: int,
     ) -> tuple[Tensor, Tensor | None]:
-        """Steps 1, 2 and 5 for guests (:mod:`.denoising`), each group of which talks to itself.
+        """Steps 1, 2 and 5 for denoising queries, each group of which talks to itself alone.
 
         Args:
-            guests: (N, G * K, C), ``num_groups`` G of them.
-            guest_pos: Position embedding (N, G * K, C).
+            dn_queries: (N, G * K, C), ``num_groups`` G of them.
+            dn_pos: Position embedding (N, G * K, C).
             boxes: Their boxes (N, G * K, 4).
             features: As for the queries, and so are the others.
             feature_pos: Likewise.
             padding_mask: Likewise.
             extent: Likewise.
-            num_groups: Of the guests of an image.
+            num_groups: Of an image, see :mod:`.denoising`.
 
         Returns:
-            Guests, and what their position embedding changes by, None without step 5.
+            The queries, and what their position embedding changes by, None without step 5.
         """
-        guests, _ = self._read(
-            features, guests, feature_pos, guest_pos, padding_mask, boxes, extent
+        dn_queries, _ = self._read(
+            features, dn_queries, feature_pos, dn_pos, padding_mask, boxes, extent
         )
         groups = (
-            one.reshape(len(one) * num_groups, -1, one.shape[2]) for one in (guests, guest_pos)
+            one.reshape(len(one) * num_groups, -1, one.shape[2]) for one in (dn_queries, dn_pos)
         )
-        guests = self.former(*groups).reshape(guests.shape)
-        return guests, None if self.position_update is None else self.position_update(guests)
+        dn_queries = self.former(*groups).reshape(dn_queries.shape)
+        return dn_queries, None if self.position_update is None else self.position_update(
+            dn_queries
+        )
 
     def _read(
         self,

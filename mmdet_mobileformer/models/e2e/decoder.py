@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.e2e.anchors import BoxEmbedding
 from mmdet_mobileformer.models.e2e.block import DecoderBlock
-from mmdet_mobileformer.models.e2e.denoising import Guests
+from mmdet_mobileformer.models.e2e.denoising import DenoisingQueries
 from mmdet_mobileformer.models.e2e.position import position_of_pixels
 from mmdet_mobileformer.models.e2e.prior import GaussianPrior
 from mmdet_mobileformer.models.e2e.proposals import ProposalHead
@@ -162,7 +162,7 @@ class MobileFormerDecoder(BaseModule):
         padding_mask: Tensor | None = None,
         refine: Callable[[Tensor, Tensor], Tensor] | None = None,
         propose: ProposalHead | None = None,
-        guests: Guests | None = None,
+        dn_queries: DenoisingQueries | None = None,
     ) -> dict[str, Any]:
         """Refine the queries.
 
@@ -175,13 +175,14 @@ class MobileFormerDecoder(BaseModule):
             padding_mask: (N, H, W) bool of the images, True at padded pixels; None without padding.
             refine: Gives the boxes of queries after a block, from queries and boxes.
             propose: Makes proposals of maps and masks.
-            guests: In training, queries that join the proposals, see :mod:`.denoising`.
+            dn_queries: In training, what joins the proposals, see :mod:`.denoising`.
 
         Returns:
             What the head predicts from: ``hidden_states``, the queries after every block
             (num_blocks, N, Q, C); of anchored queries ``boxes``, theirs after every block
-            (num_blocks, N, Q, 4), and ``proposals``, or None without. With guests ``guest_states``,
-            ``guest_boxes``, shaped alike, after the blocks that they passed, and ``guests``.
+            (num_blocks, N, Q, 4), and ``proposals``, or None without. With denoising queries
+            ``dn_states`` and ``dn_boxes``, shaped alike, after the blocks that they passed, and
+            ``dn_queries``.
 
         Raises:
             ValueError: If there are not as many maps as scales.
@@ -191,7 +192,7 @@ class MobileFormerDecoder(BaseModule):
                 f'the decoder has {len(self.scales)} scales but got {len(features)} feature maps; '
                 "let backbone.out_indices and the decoder's scales agree in number"
             )
-        hosts, visitors, proposals = _Queries(queries, query_pos, boxes), None, None
+        matching, denoising, proposals = _Queries(queries, query_pos, boxes), None, None
         current = features[0]
         masks = [resize_mask(padding_mask, level.shape[-2:]) for level in features]
         for index, (blocks, mask) in enumerate(zip(self.scales, masks, strict=True)):
@@ -207,25 +208,25 @@ class MobileFormerDecoder(BaseModule):
                 end = index + self.proposal_maps[index]
                 maps = [current, *features[index + 1 : end]]
                 proposals = propose(maps, masks[index:end], padding_mask)
-                hosts.become(proposals.queries, proposals.query_boxes)
-                if guests is not None:
-                    contents = propose.contents_at(guests.boxes, proposals)
-                    visitors = _Queries(contents, None, guests.boxes)
+                matching.become(proposals.queries, proposals.query_boxes)
+                if dn_queries is not None:
+                    contents = propose.contents_at(dn_queries.boxes, proposals)
+                    denoising = _Queries(contents, None, dn_queries.boxes)
             surroundings = feature_pos, mask, extent
             for block in blocks:
-                if visitors is not None:
-                    inputs = visitors.place(self.box_embedding, *surroundings)
-                    visit = self._run(block, block.visit)
-                    visitors.leave_block(*visit(current, *inputs, guests.num_groups), refine)
-                inputs = hosts.place(self.box_embedding, *surroundings)
+                if denoising is not None:
+                    inputs = denoising.place(self.box_embedding, *surroundings)
+                    denoise = self._run(block, block.denoise)
+                    denoising.leave_block(*denoise(current, *inputs, dn_queries.num_groups), refine)
+                inputs = matching.place(self.box_embedding, *surroundings)
                 current, *changed = self._run(block, block)(current, *inputs)
-                hosts.leave_block(*changed, refine)
-        outputs = dict(hidden_states=torch.stack(hosts.contents))
+                matching.leave_block(*changed, refine)
+        outputs = dict(hidden_states=torch.stack(matching.contents))
         if self.anchored:
-            outputs.update(boxes=torch.stack(hosts.all_boxes), proposals=proposals)
-        if visitors is not None:
-            states, boxes = torch.stack(visitors.contents), torch.stack(visitors.all_boxes)
-            outputs.update(guests=guests, guest_states=states, guest_boxes=boxes)
+            outputs.update(boxes=torch.stack(matching.all_boxes), proposals=proposals)
+        if denoising is not None:
+            states, boxes = torch.stack(denoising.contents), torch.stack(denoising.all_boxes)
+            outputs.update(dn_queries=dn_queries, dn_states=states, dn_boxes=boxes)
         return outputs
 
     def _run(self, block: DecoderBlock, forward: Callable) -> Callable:

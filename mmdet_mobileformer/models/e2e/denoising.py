@@ -1,4 +1,4 @@
-"""Denoising: in training, guest queries begin at the objects' boxes with noise on them.
+"""Denoising: in training, further queries begin at the objects' boxes with noise on them.
 
     r_0   = an object's box, each side moved by u · noise half sizes, u in [0, 1]     positive
             or in [1, 2]                                                              negative
@@ -6,11 +6,12 @@
     target: the object after every block; of a negative, no object
 
 The blocks behind the proposals learn from one matched query an object, which has little left to
-improve; guests show them more to improve, and how. Noised boxes are DN-DETR's (Li et al., CVPR
-2022), negatives DINO's (Zhang et al., ICLR 2023). That contents are read from the map in place of
-label embeddings, and that guests see their own group alone, are our decisions: so begins what
-follows, a proposal. The map is read by the guests and never reads them, and nothing is computed for
-them in inference.
+improve; denoising queries show them more to improve, and how. Noised boxes are DN-DETR's (Li et
+al., CVPR 2022), negatives DINO's (Zhang et al., ICLR 2023). That contents are read from the map in
+place of label embeddings, and that queries see their own group alone, are our decisions: so begins
+what follows, a proposal. They read the map, which never reads them, and inference knows nothing of
+them. mmdet's ``CdnQueryGenerator`` comes with label embeddings, which would be parameters that
+nothing trains.
 """
 
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ SMALLEST_SIDE = 1e-3  # of the image
 
 
 @dataclass
-class Guests:
-    """Guest queries of N images, G groups of K each.
+class DenoisingQueries:
+    """Denoising queries of N images, G groups of K each.
 
     Attributes:
         boxes: Where they begin (N, G * K, 4), as (cx, cy, w, h) in [0, 1].
@@ -41,14 +42,14 @@ class Guests:
 
 
 class Denoising:
-    """Makes guests of annotations.
+    """Makes denoising queries of annotations.
 
     Every group has each object twice, as a positive and as a negative. Where an image has fewer
     objects than another of its batch, random boxes without an object take their places; where a
-    group would be larger than all guests together may be, it has some objects, chosen at random.
+    group would be larger than ``num_queries``, it has some objects, chosen at random.
 
     Args:
-        num_queries: Guests of an image at most, in as many whole groups as fit; two at least.
+        num_queries: Of an image at most, in as many whole groups as fit; two at least.
         noise: How far a side of the box moves, in half sizes of the box: up to this in positives,
             between once and twice this in negatives.
 
@@ -67,13 +68,16 @@ class Denoising:
 
     def __call__(
         self, gt_instances: list[InstanceData], img_metas: list[dict], num_classes: int
-    ) -> Guests:
-        """Make guests.
+    ) -> DenoisingQueries:
+        """Make them.
 
         Args:
             gt_instances: Boxes (x1, y1, x2, y2) in pixels and labels of each image.
             img_metas: Hold each image's ``img_shape`` (height, width).
             num_classes: Label of those without an object.
+
+        Returns:
+            The denoising queries of all images, on the annotations' device.
         """
         most = max(1, *(len(objects) for objects in gt_instances))
         most = min(most, max(1, self.num_queries // 2))
@@ -93,7 +97,9 @@ class Denoising:
         noised = torch.cat([self._moved(boxes, 0), self._moved(boxes, 1)], dim=2)
         labels = torch.cat([labels, torch.full_like(labels, num_classes)], dim=2)
         targets = torch.cat([boxes, boxes], dim=2)
-        return Guests(noised.flatten(1, 2), labels.flatten(1), targets.flatten(1, 2), groups)
+        return DenoisingQueries(
+            noised.flatten(1, 2), labels.flatten(1), targets.flatten(1, 2), groups
+        )
 
     def _moved(self, boxes: Tensor, least: float) -> Tensor:
         """Boxes (..., 4), every side moved in or out by ``least`` to ``least + 1`` times noise."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmdet_mobileformer.checkpoints.compare import refuse_other_shapes
 from mmdet_mobileformer.models.e2e.anchors import LearnedAnchors
 from mmdet_mobileformer.models.e2e.decoder import MobileFormerDecoder
-from mmdet_mobileformer.models.e2e.denoising import Denoising, Guests
+from mmdet_mobileformer.models.e2e.denoising import Denoising, DenoisingQueries
 from mmdet_mobileformer.models.e2e.head import AnchorDETRHead
 from mmdet_mobileformer.models.e2e.proposals import ProposalHead
 from mmdet_mobileformer.models.padding import extend_images, padding_mask_of
@@ -39,9 +39,12 @@ class MobileFormerDETR(DetectionTransformer):
         train_cfg: Holds the ``assigner``, as for mmdet's DETR.
         test_cfg: Holds ``max_per_img``; where there are fewer queries, these are the limit. With
             ``after_block``, from 1 on, detections are those after that block, not after the last.
-        denoising: Settings of :class:`Denoising`, for proposals; None trains without guests.
         data_preprocessor: As in mmdet.
         init_cfg: As in mmengine.
+        denoising: Settings of :class:`Denoising`, for proposals; None trains without.
+
+    Raises:
+        ValueError: If settings do not go together.
     """
 
     def __init__(
@@ -53,9 +56,9 @@ class MobileFormerDETR(DetectionTransformer):
         num_queries: int = 100,
         train_cfg: dict[str, Any] | None = None,
         test_cfg: dict[str, Any] | None = None,
-        denoising: dict[str, Any] | None = None,
         data_preprocessor: dict[str, Any] | nn.Module | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        denoising: dict[str, Any] | None = None,
     ) -> None:
         if num_queries < 1:
             raise ValueError(f'num_queries must be at least 1, not {num_queries}')
@@ -115,12 +118,12 @@ class MobileFormerDETR(DetectionTransformer):
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]
     ) -> dict[str, Tensor]:
         """Losses of every block's predictions for images (N, 3, H, W)."""
-        guests = None
+        dn_queries = None
         if self.denoising is not None:
             objects = [sample.gt_instances for sample in batch_data_samples]
             metas = [sample.metainfo for sample in batch_data_samples]
-            guests = self.denoising(objects, metas, self.bbox_head.num_classes)
-        head_inputs = self._head_inputs(batch_inputs, batch_data_samples, guests)
+            dn_queries = self.denoising(objects, metas, self.bbox_head.num_classes)
+        head_inputs = self._head_inputs(batch_inputs, batch_data_samples, dn_queries)
         return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
 
     def predict(
@@ -177,7 +180,7 @@ class MobileFormerDETR(DetectionTransformer):
     def pre_transformer(
         self, img_feats: tuple[Tensor, ...], decoder_inputs: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The maps from coarse to fine for the encoder's place, mask and guests for the decoder.
+        """The maps from coarse to fine for the encoder's place, the rest for the decoder.
 
         These stand in the place of mmdet's data samples, from which they were made.
         """
@@ -213,18 +216,21 @@ class MobileFormerDETR(DetectionTransformer):
         self,
         batch_inputs: Tensor,
         batch_data_samples: list[DetDataSample] | None,
-        guests: Guests | None = None,
+        dn_queries: DenoisingQueries | None = None,
     ) -> dict[str, Any]:
         padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
-        return self._decode(batch_inputs, padding_mask, guests)
+        return self._decode(batch_inputs, padding_mask, dn_queries)
 
     def _decode(
-        self, batch_inputs: Tensor, padding_mask: Tensor | None, guests: Guests | None = None
+        self,
+        batch_inputs: Tensor,
+        padding_mask: Tensor | None,
+        dn_queries: DenoisingQueries | None = None,
     ) -> dict[str, Any]:
         if padding_mask is not None:
             batch_inputs = extend_images(batch_inputs, padding_mask)
         features = self.extract_feat(batch_inputs, padding_mask)
-        decoder_inputs = dict(padding_mask=padding_mask, guests=guests)
+        decoder_inputs = dict(padding_mask=padding_mask, dn_queries=dn_queries)
         outputs = self.forward_transformer(features, decoder_inputs)
         if not self.training:
             for name in {'hidden_states', 'boxes'} & outputs.keys():

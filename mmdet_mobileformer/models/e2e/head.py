@@ -11,7 +11,7 @@ from mmengine.model import bias_init_with_prob
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models.e2e.denoising import Guests
+from mmdet_mobileformer.models.e2e.denoising import DenoisingQueries
 from mmdet_mobileformer.models.e2e.dense_loss import DenseLoss
 from mmdet_mobileformer.models.e2e.proposals import Proposals
 
@@ -23,7 +23,7 @@ class AnchorDETRHead(DETRHead):
     1. The decoder refines a query's box after every block by :meth:`refine`.
     2. Classes are predicted from the queries after every block; matching and losses are mmdet's.
     3. Proposals, where there are any, have their own :class:`DenseLoss`.
-    4. Guests, where there are any, know their objects (:mod:`.denoising`).
+    4. Denoising queries, where there are any, know their objects (:mod:`.denoising`).
 
     Args:
         loss_dense: Settings of :class:`DenseLoss`.
@@ -77,44 +77,44 @@ class AnchorDETRHead(DETRHead):
         boxes: Tensor,
         batch_data_samples: list[DetDataSample],
         proposals: Proposals | None = None,
-        guests: Guests | None = None,
-        guest_states: Tensor | None = None,
-        guest_boxes: Tensor | None = None,
+        dn_queries: DenoisingQueries | None = None,
+        dn_states: Tensor | None = None,
+        dn_boxes: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of every block, as mmdet names them, of the proposals and of the guests.
+        """Losses of every block, as mmdet names them, of the proposals and of denoising.
 
         Args:
             hidden_states: As for :meth:`forward`.
             boxes: Likewise.
             batch_data_samples: With annotations.
             proposals: Where there are any.
-            guests: Where there are any, of denoising.
-            guest_states: Guests after every block that they passed (blocks, N, K, C).
-            guest_boxes: Their boxes (blocks, N, K, 4).
+            dn_queries: Where there are any.
+            dn_states: Denoising queries after every block that they passed (blocks, N, K, C).
+            dn_boxes: Their boxes (blocks, N, K, 4).
 
         Returns:
-            Losses by name; those of guests begin with ``dn_`` as in mmdet's DINO.
+            Losses by name; those of denoising begin with ``dn_`` as in mmdet's DINO.
         """
         gt_instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
         losses = self.loss_by_feat(*self(hidden_states, boxes), gt_instances, metas)
         if proposals is not None:
             losses.update(self.loss_dense(proposals, gt_instances, metas))
-        if guests is not None:
-            for index, (states, boxes_after) in enumerate(
-                zip(guest_states, guest_boxes, strict=True)
-            ):
-                is_last = index == len(guest_states) - 1
+        if dn_queries is not None:
+            for index, (states, boxes_after) in enumerate(zip(dn_states, dn_boxes, strict=True)):
+                is_last = index == len(dn_states) - 1
                 name = 'dn_loss' if is_last else f'd{index}.dn_loss'
-                losses.update(self._loss_of_guests(name, guests, self.fc_cls(states), boxes_after))
+                losses.update(
+                    self._denoising_loss(name, dn_queries, self.fc_cls(states), boxes_after)
+                )
         return losses
 
-    def _loss_of_guests(
-        self, name: str, guests: Guests, logits: Tensor, boxes: Tensor
+    def _denoising_loss(
+        self, name: str, dn_queries: DenoisingQueries, logits: Tensor, boxes: Tensor
     ) -> dict[str, Tensor]:
-        """Losses of guests (N, K), whose objects are known, over the number of positives."""
+        """Losses of denoising queries (N, K), over the number of positives of all processes."""
         logits, boxes = logits.flatten(0, 1), boxes.flatten(0, 1)
-        labels, targets = guests.labels.flatten(), guests.targets.flatten(0, 1)
+        labels, targets = dn_queries.labels.flatten(), dn_queries.targets.flatten(0, 1)
         is_object = labels < self.num_classes
         count = reduce_mean(is_object.sum().to(boxes.dtype)).clamp(min=1).item()
         corners, wanted = bbox_cxcywh_to_xyxy(boxes), bbox_cxcywh_to_xyxy(targets)
