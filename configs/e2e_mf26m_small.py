@@ -48,7 +48,7 @@ train_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-max_epochs = 13
+max_epochs = 11
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 _base_.param_scheduler[1].end = max_epochs
 auto_scale_lr = dict(base_batch_size=4)
