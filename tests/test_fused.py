@@ -1,4 +1,4 @@
-"""Each form of models/fused.py equals its formula, in its results and in its gradients."""
+"""Each form of fused.py, pixelwise.py and exported.py equals its formula, and its gradients."""
 
 import math
 
@@ -11,6 +11,7 @@ from mmdet_mobileformer.models import (
     BlockSpec,
     MobileFormer,
     bridge,
+    exported,
     fused,
     mobile,
     pixelwise,
@@ -122,6 +123,40 @@ def test_pixelwise_chain_equals_its_layers(kind, norm, spatial, monkeypatch):
     torch.testing.assert_close(ours, expected)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert not pixelwise.applies(features, before, after)  # with gradients
+
+
+@pytest.mark.parametrize('norm', ['BN', LayerNorm2d, None])
+@pytest.mark.parametrize('kind', ['pointwise', 'several outputs'])
+@pytest.mark.parametrize('spatial', [False, True, None])
+def test_exported_chain_equals_its_layers(kind, norm, spatial, monkeypatch):
+    size, settings = (1, {}) if kind == 'pointwise' else (3, dict(groups=C))
+    before = conv_with_norm(C, 3 * C, size, norm, act_cfg=dict(type='ReLU6'), **settings)
+    after = conv_with_norm(3 * C, 4, 1, norm)
+    tokens = M if spatial else 1
+    slopes = None if spatial is None else (rand(N, 3 * C, tokens), rand(N, 3 * C, tokens))
+    assignment = rand(N, M, H, W).softmax(dim=1) if spatial else None
+    features = rand(N, C, H, W)
+
+    expected = before(features)
+    expected = expected if slopes is None else two_slopes(expected, *slopes, assignment)
+    expected = after(expected)
+    assert not exported.applies(before, after)
+    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+    assert exported.applies(before, after)
+    with torch.no_grad():
+        ours = exported.chained(features, before, after, slopes, assignment)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_the_bridge_exports_what_it_computes(monkeypatch):
+    bridge = FormerToMobile(C, C, num_heads=2).eval().double()
+    features, tokens, logits = rand(N, C, H, W), rand(N, M, C), rand(N, 2, M, H, W)
+    with torch.no_grad():
+        expected = bridge(features, tokens), token_assignment(logits, stride=2)
+        monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+        monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
+        ours = bridge(features, tokens), token_assignment(logits, stride=2)
+    torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 2), (2, 3), (5, 8), (6, 6), (7, 9)])

@@ -58,14 +58,17 @@ SHAPES = 'e2e_mf26m_shapes.py'
 WHOLE_SHAPES = 'e2e_mf26m_shapes_320x240.py'
 TOKEN = ('model.backbone.dynamic_relu=token', 'model.decoder.dynamic_relu=token')
 FIXED = ('model.decoder.adapt_position=False',)
-HEADS = ('model.decoder.num_heads=4', 'model.denoising=None')
 PLAIN = ('model.denoising=None',)
+HEADS = ('model.decoder.num_heads=4',)
+NARROW = ('model.decoder.scales.1.mid_channels=128',)
 LEARNED = ('model.decoder.scales.1.proposal_maps=0', *PLAIN)
 # The epochs of the small configs make ten minutes of one core, 14 without denoising; the very small
 # set has twenty.
 ROWS = (
     Row('End-to-end 26m', SMALL, seeds=3),
     Row('End-to-end 26m, 13 epochs', SMALL, seeds=3, words='--epochs 13'),
+    Row('End-to-end 26m, 4 heads', SMALL, seeds=3, options=HEADS),
+    Row('End-to-end 26m, 128 channels at 1/8', SMALL, seeds=3, options=NARROW),
     Row('End-to-end 52m', 'e2e_mf52m_small.py', seeds=3),
     Row('RetinaNet 52m', 'retinanet_mf52m_small.py', seeds=3),
     Row('RetinaNet 26m', 'comparison/retinanet_mf26m.py', seeds=3),
@@ -75,7 +78,7 @@ ROWS = (
     Row('YOLOX-tiny', 'comparison/yolox_tiny.py'),
     Row('DINO ResNet-18', 'comparison/dino_r18.py'),
     Row('End-to-end 26m, no denoising', SMALL, seeds=3, words='--epochs 14', options=PLAIN),
-    Row('No denoising, 4 heads', SMALL, seeds=3, words='--epochs 14', options=HEADS),
+    Row('No denoising, 4 heads', SMALL, seeds=3, words='--epochs 14', options=HEADS + PLAIN),
     Row('End-to-end 26m', SMALL, 'bccd_wbc160', 3, '--epochs 20'),
     Row('RetinaNet 52m', 'retinanet_mf52m_small.py', 'bccd_wbc160', 3, '--epochs 20'),
     Row('End-to-end 26m, no denoising', SMALL, 'bccd_wbc160', 3, '--epochs 20', PLAIN),

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models import fused
+from mmdet_mobileformer.models import exported, fused
 from mmdet_mobileformer.models.layout import is_channels_last, pixels_at_once
 from mmdet_mobileformer.models.recompute import recomputed_in_training
 
@@ -200,6 +200,9 @@ class FormerToMobile(nn.Module):
         """Attention, from keys (N, heads, M, C / heads) and values to the update (N, C, H, W)."""
         query = features if feature_pos is None else features + feature_pos
         query = _split_heads(query, self.num_heads)  # (N, heads, C / heads, HW)
+        if torch.compiler.is_exporting():  # the same, with the tokens of a pixel side by side
+            attention = (query.transpose(2, 3) @ key.transpose(2, 3)).softmax(dim=3)
+            return (value @ attention.transpose(2, 3)).reshape(features.shape)
         attention = self.attention(key @ query).to(value.dtype)  # (N, heads, M, HW)
         return (value @ attention).reshape(features.shape)
 
@@ -284,4 +287,4 @@ def token_assignment(logits: Tensor, stride: int) -> Tensor:
     logits = logits.mean(dim=1)
     if stride == 2:
         logits = fused.halved(logits)
-    return logits.softmax(dim=1)
+    return exported.softmax_over_tokens(logits)

@@ -79,6 +79,11 @@ class ConvNorm(ConvModule):
         return self.conv.kernel_size == (1, 1) and self.conv.groups == 1
 
     @property
+    def has_several_outputs(self) -> bool:
+        """Whether it is depthwise, with more than one output a channel."""
+        return self.conv.groups == self.conv.in_channels < self.conv.out_channels
+
+    @property
     def norms_pixels(self) -> bool:
         """Whether what follows the convolution, when folded, reads every pixel for itself."""
         return isinstance(self.folded()[2], (nn.Identity, nn.LayerNorm, type(None)))
