@@ -148,6 +148,20 @@ def test_no_annotation_is_an_error_only_where_empty_images_are_dropped(root):
     assert find(root, filter_empty_gt=False).errors == []
 
 
+@pytest.mark.parametrize(('queries', 'per_image'), [(2, 100), (100, 2), (2, None), (None, 2)])
+def test_more_objects_than_the_detector_finds_are_a_warning(root, queries, per_image):
+    cfg = make_cfg(root)
+    cfg.model.update(num_queries=queries, test_cfg=dict(max_per_img=per_image))
+    (warning,) = check_data(cfg, ('train', 'val')).warnings
+    limits = {'model.num_queries': queries, 'model.test_cfg.max_per_img': per_image}
+    for name, value in limits.items():
+        assert (f'{name}=3' in warning) == (value == 2)
+    assert 'up to 3' in warning and '4 of 12 objects' in warning
+    assert check_data(cfg, ('val',)).warnings == []  # nothing is trained
+    cfg.model.update(num_queries=3, test_cfg=dict(max_per_img=3))
+    assert check_data(cfg, ('train', 'val')).warnings == []
+
+
 def test_images_without_objects_and_crowds_are_fine(root):
     def some_crowd(data):
         data['annotations'] = data['annotations'][:3]

@@ -7,7 +7,7 @@ annotations, doubled ids, images that are missing, unreadable, outside the folde
 size, classes that are not those of the data and the heads in number, names and order, boxes in
 another format, nothing to learn, an evaluator that reads other annotations than the data.
 What mmdet handles in a way that may surprise is a warning: boxes that it drops, boxes that reach
-out of their images, annotations of unlisted images.
+out of their images, annotations of unlisted images, more objects than the detector can find.
 
 A config's ``data_check`` is a dict of two settings, the second of which tools set:
 
@@ -71,6 +71,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> Findings:
             evaluated=any(source.split in evaluated for source in sources),
             drops_empty=(sources[0].config.get('filter_cfg') or {}).get('filter_empty_gt', False),
             ignore_others=settings.get('other_categories') == 'ignore',
+            limits=_limits(cfg),
         )
         if not os.path.isdir(folder):
             findings.errors.append(
@@ -96,6 +97,15 @@ def run_data_check(cfg: Config, splits: Iterable[str]) -> None:
             print_log(f'Data check, {kind}: {sentence}')
     findings.raise_errors()
     print_log('Data check: no errors.')
+
+
+def _limits(cfg: Config) -> dict[str, int]:
+    """Settings of the config that limit how many objects the detector finds in an image."""
+    limits = {
+        'model.num_queries': cfg.model.get('num_queries'),
+        'model.test_cfg.max_per_img': (cfg.model.get('test_cfg') or {}).get('max_per_img'),
+    }
+    return {name: value for name, value in limits.items() if value}
 
 
 def _check_evaluators(

@@ -31,6 +31,7 @@ def check_coco_file(
     evaluated: bool,
     drops_empty: bool,
     ignore_others: bool,
+    limits: dict[str, int],
 ) -> list[dict] | None:
     """Check an annotation file.
 
@@ -43,6 +44,7 @@ def check_coco_file(
             and evaluation the run writes predictions alone, and needs no annotations.
         drops_empty: Whether a training leaves out images without annotations.
         ignore_others: Whether categories beside ``classes`` are left out on purpose.
+        limits: Settings that limit how many objects the detector finds in an image.
 
     Returns:
         The entries of its images, or None where its layout is wrong.
@@ -73,6 +75,8 @@ def check_coco_file(
             'boxes must be [x, y, width, height] in pixels, at least 1 pixel wide and high, inside '
             'their images, of positive area, and no crowds (iscrowd=1).'
         )
+    if trained:
+        _check_crowding(ann_file, annotations, limits, findings)
     return data['images']
 
 
@@ -219,6 +223,22 @@ def _check_boxes(
             findings.warnings.append(f'{said}; is that meant?')
     crowds = np.array([bool(a.get('iscrowd')) for a in annotations])
     return int((~dropped & ~crowds).sum())
+
+
+def _check_crowding(
+    ann_file: str, annotations: list[dict], limits: dict[str, int], findings: Findings
+) -> None:
+    """Check that no more than a hundredth of the objects is beyond what the detector can find."""
+    counts = Counter(a['image_id'] for a in annotations if not a.get('iscrowd')).values()
+    limit, most = min(limits.values(), default=math.inf), max(counts, default=0)
+    beyond = sum(max(count - limit, 0) for count in counts)
+    if 100 * beyond > sum(counts):
+        options = ' '.join(f'{name}={most}' for name, value in limits.items() if value < most)
+        findings.warnings.append(
+            f'{ann_file}: an image has up to {most} objects, but the detector finds at most '
+            f'{limit}, so {beyond} of {sum(counts)} objects would be missed; train with '
+            f'--cfg-options {options}.'
+        )
 
 
 def _is_box(bbox: list) -> bool:
