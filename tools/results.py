@@ -95,8 +95,8 @@ ROWS = (
     Row('No denoising, 60 epochs', SHAPES, 'shapes', 3, f'--epochs 60 {DEMO}', PLAIN),
     Row('Learned boxes, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}', LEARNED),
     Row('Learned boxes, 60 epochs', SHAPES, 'shapes', 3, f'--epochs 60 {DEMO}', LEARNED),
-    Row('Token dynamic ReLU, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}', TOKEN),
-    Row('Fixed position, 28 epochs', SHAPES, 'shapes', 3, f'--epochs 28 {DEMO}', FIXED),
+    Row('Token dynamic ReLU, 10 epochs', SHAPES, 'shapes', 3, f'--epochs 10 {DEMO}', TOKEN),
+    Row('Fixed position, 10 epochs', SHAPES, 'shapes', 3, f'--epochs 10 {DEMO}', FIXED),
     Row("Paper's form, 280 epochs", 'ablation/e2e_mf26m_shapes_paper.py', 'shapes', 1, DEMO),
 )
 

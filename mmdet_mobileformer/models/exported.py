@@ -87,7 +87,7 @@ def _by_pixel(
         pixels = torch.maximum(a1 * pixels, a2 * pixels)
     weight, bias, _ = after.folded()
     pixels = F.linear(pixels, weight.flatten(1)[:, order], bias)
-    return _finish(pixels, after).transpose(1, 2).unflatten(2, size)
+    return _map(_finish(pixels, after), size)
 
 
 def _finish(pixels: Tensor, conv: ConvNorm, order: Tensor | slice = slice(None)) -> Tensor:
@@ -105,11 +105,16 @@ def _layer_norm(conv: ConvNorm) -> nn.LayerNorm | None:
 
 def _pixels(features: Tensor) -> Tensor:
     """(N, C, H, W) to (N, HW, C)."""
-    return features.flatten(2).transpose(1, 2)
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _map(pixels: Tensor, size: torch.Size) -> Tensor:
+    """(N, HW, C) to (N, C, H, W)."""
+    return pixels.unflatten(1, size).permute(0, 3, 1, 2)
 
 
 def softmax_over_tokens(logits: Tensor) -> Tensor:
     """``logits.softmax(dim=1)`` of (N, M, H, W)."""
     if not torch.compiler.is_exporting():
         return logits.softmax(dim=1)
-    return _pixels(logits).softmax(dim=2).transpose(1, 2).unflatten(2, logits.shape[-2:])
+    return _map(_pixels(logits).softmax(dim=2), logits.shape[-2:])
