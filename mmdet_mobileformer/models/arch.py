@@ -79,21 +79,16 @@ class ArchSpec:
                 are dicts of the fields of ``BlockSpec``.
 
         Raises:
-            ValueError: If the name, or a field of the dict, is unknown.
-            TypeError: If ``arch`` is of another type.
+            ValueError: If the name, or a field of the dict, is unknown, or it is neither.
         """
         if isinstance(arch, cls):
             return arch
-        if isinstance(arch, str):
-            if arch not in ARCHS:
+        if not isinstance(arch, dict):
+            if arch not in tuple(ARCHS):
                 raise ValueError(
                     f'unknown arch {arch!r}; choose from {tuple(ARCHS)} or give its specification'
                 )
             return ARCHS[arch]
-        if not isinstance(arch, dict):
-            raise TypeError(
-                f'arch must be a name, a dict or an ArchSpec, not {type(arch).__name__}'
-            )
         _check_fields(arch, cls)
         for block in arch.get('blocks', ()):
             _check_fields(block, BlockSpec)
