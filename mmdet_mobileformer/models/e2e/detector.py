@@ -121,14 +121,16 @@ class MobileFormerDETR(SingleStageDetector):
             objects = [sample.gt_instances for sample in batch_data_samples]
             metas = [sample.metainfo for sample in batch_data_samples]
             dn_queries = self.denoising(objects, metas, self.bbox_head.num_classes)
-        head_inputs = self._head_inputs(batch_inputs, batch_data_samples, dn_queries)
+        padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
+        head_inputs = self._decode(batch_inputs, padding_mask, dn_queries)
         return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], rescale: bool = True
     ) -> list[DetDataSample]:
         """Detections of the last block: ``pred_instances``, boxes (x1, y1, x2, y2) in pixels."""
-        head_inputs = self._head_inputs(batch_inputs, batch_data_samples)
+        padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
+        head_inputs = self._decode(batch_inputs, padding_mask)
         results = self.bbox_head.predict(
             **head_inputs, rescale=rescale, batch_data_samples=batch_data_samples
         )
@@ -167,7 +169,8 @@ class MobileFormerDETR(SingleStageDetector):
 
         The boxes are (cx, cy, w, h) relative to the image.
         """
-        return self.bbox_head(**self._head_inputs(batch_inputs, batch_data_samples))
+        padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
+        return self.bbox_head(**self._decode(batch_inputs, padding_mask))
 
     def extract_feat(
         self, batch_inputs: Tensor, padding_mask: Tensor | None = None
@@ -175,21 +178,13 @@ class MobileFormerDETR(SingleStageDetector):
         """Maps (N, C, H_i, W_i) of the neck; padding_mask (N, H, W) is True at padded pixels."""
         return self.neck(self.backbone(batch_inputs, padding_mask))
 
-    def _head_inputs(
-        self,
-        batch_inputs: Tensor,
-        batch_data_samples: list[DetDataSample] | None,
-        dn_queries: DenoisingQueries | None = None,
-    ) -> dict[str, Any]:
-        padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
-        return self._decode(batch_inputs, padding_mask, dn_queries)
-
     def _decode(
         self,
         batch_inputs: Tensor,
         padding_mask: Tensor | None,
         dn_queries: DenoisingQueries | None = None,
     ) -> dict[str, Any]:
+        """What the head predicts from, see :meth:`MobileFormerDecoder.forward`."""
         if padding_mask is not None:
             batch_inputs = extend_images(batch_inputs, padding_mask)
         features = self.extract_feat(batch_inputs, padding_mask)[::-1]  # from coarse to fine
