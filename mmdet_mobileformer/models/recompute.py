@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,35 +10,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    """Call ``forward`` of a module, and again in backward.
+def recomputed_in_training(module: nn.Module, forward: Callable) -> Callable:
+    """``forward`` of a module, which training recomputes: for what costs less than it keeps.
 
     PyTorch restores the random state for the second run; the running statistics of BatchNorm, which
     it would move a second time, are kept as they are (our decision). In a compiled graph the
     compiler decides what to recompute.
 
     Args:
-        module: Whose BatchNorms are meant.
+        module: Whose mode counts, and whose BatchNorms are meant.
         forward: The module or its method.
-        *args: For ``forward``.
-        **kwargs: For ``forward``.
     """
-    if torch.compiler.is_compiling():
-        return forward(*args, **kwargs)
-    return checkpoint(
+    training = module.training and torch.is_grad_enabled()
+    if not training or torch.compiler.is_compiling():
+        return forward
+    return partial(
+        checkpoint,
         forward,
-        *args,
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), _fixed_running_statistics(module)),
-        **kwargs,
     )
-
-
-def recomputed_in_training(module: nn.Module, forward: Callable) -> Callable:
-    """``forward`` of a module, which training recomputes: for what costs less than it keeps."""
-    if module.training and torch.is_grad_enabled():
-        return partial(recomputed, module, forward)
-    return forward
 
 
 @contextmanager

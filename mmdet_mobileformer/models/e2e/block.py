@@ -114,8 +114,10 @@ class DecoderBlock(nn.Module):
             Features and queries, shaped as they came, and what the position embedding of the
             queries changes by (N, Q, C), None without step 5.
         """
-        read = features, queries, feature_pos, query_pos, padding_mask, boxes, extent
-        queries, logits = self._read(*read)
+        prior = self._prior(features, queries, boxes, extent)
+        queries, logits = self.mobile_to_former(
+            features, queries, feature_pos, query_pos, padding_mask, prior
+        )
 
         queries = self.former(queries, query_pos)
 
@@ -152,33 +154,24 @@ class DecoderBlock(nn.Module):
         Returns:
             The queries, and what their position embedding changes by, None without step 5.
         """
-        dn_queries, _ = self._read(
-            features, dn_queries, feature_pos, dn_pos, padding_mask, boxes, extent
+        prior = self._prior(features, dn_queries, boxes, extent)
+        dn_queries, _ = self.mobile_to_former(
+            features, dn_queries, feature_pos, dn_pos, padding_mask, prior
         )
         groups = (
             one.reshape(len(one) * num_groups, -1, one.shape[2]) for one in (dn_queries, dn_pos)
         )
         dn_queries = self.former(*groups).reshape(dn_queries.shape)
-        return dn_queries, None if self.position_update is None else self.position_update(
-            dn_queries
-        )
+        shift = None if self.position_update is None else self.position_update(dn_queries)
+        return dn_queries, shift
 
-    def _read(
-        self,
-        features: Tensor,
-        queries: Tensor,
-        feature_pos: Tensor,
-        query_pos: Tensor,
-        padding_mask: Tensor | None,
-        boxes: Tensor | None,
-        extent: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Step 1, and its logits."""
-        prior = None
-        if self.prior is not None:
-            powers = pixel_powers(features.shape[-2:], extent)
-            prior = (self.prior(queries, boxes, extent), powers)
-        return self.mobile_to_former(features, queries, feature_pos, query_pos, padding_mask, prior)
+    def _prior(
+        self, features: Tensor, queries: Tensor, boxes: Tensor | None, extent: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Coefficients of the queries and powers of the pixels, for step 1."""
+        if self.prior is None:
+            return None
+        return self.prior(queries, boxes, extent), pixel_powers(features.shape[-2:], extent)
 
     def _refine(
         self,

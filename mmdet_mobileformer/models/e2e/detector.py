@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from mmdet.models.detectors.base_detr import DetectionTransformer
+from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from mmdet_mobileformer.models.padding import extend_images, padding_mask_of
 
 
 @MODELS.register_module()
-class MobileFormerDETR(DetectionTransformer):
+class MobileFormerDETR(SingleStageDetector):
     """DETR with backbone, encoder and decoder of Mobile-Former blocks.
 
     1. The backbone computes its maps; padded pixels get no attention in its bridge (our decision:
@@ -68,14 +68,13 @@ class MobileFormerDETR(DetectionTransformer):
         super().__init__(
             backbone=backbone,
             neck=neck,
-            decoder=decoder,
             bbox_head=copy.deepcopy(bbox_head),
-            num_queries=num_queries,
             train_cfg=train_cfg,
             test_cfg=test_cfg,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        self._build_decoder(decoder, num_queries)
         num_blocks = self.decoder.num_blocks
         self.after_block = test_cfg.get('after_block', num_blocks)
         if not 1 <= self.after_block <= num_blocks:
@@ -91,13 +90,14 @@ class MobileFormerDETR(DetectionTransformer):
             )
         refuse_other_shapes(self)
 
-    def _init_layers(self) -> None:
-        self.decoder = MobileFormerDecoder(**self.decoder)
-        self.embed_dims = self.decoder.embed_dims
-        if self.bbox_head.embed_dims != self.embed_dims:
+    def _build_decoder(self, decoder: dict[str, Any], num_queries: int) -> None:
+        """Build it, and what its queries begin with, once the head is there."""
+        self.decoder = MobileFormerDecoder(**decoder)
+        embed_dims = self.decoder.embed_dims
+        if self.bbox_head.embed_dims != embed_dims:
             raise ValueError(
                 f'bbox_head.embed_dims {self.bbox_head.embed_dims} must equal the embed_dims '
-                f'{self.embed_dims} of the decoder'
+                f'{embed_dims} of the decoder'
             )
         if isinstance(self.bbox_head, AnchorDETRHead) != self.decoder.anchored:
             raise ValueError(
@@ -106,13 +106,11 @@ class MobileFormerDETR(DetectionTransformer):
                 'others do'
             )
         if not self.decoder.anchored:
-            self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims)
+            self.query_embedding = nn.Embedding(num_queries, embed_dims)
         elif self.decoder.begins_with_queries:
-            self.queries = LearnedAnchors(self.num_queries, self.embed_dims)
+            self.queries = LearnedAnchors(num_queries, embed_dims)
         if self.decoder.proposes:
-            self.proposal_head = ProposalHead(
-                self.embed_dims, self.bbox_head.num_classes, self.num_queries
-            )
+            self.proposal_head = ProposalHead(embed_dims, self.bbox_head.num_classes, num_queries)
 
     def loss(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]
@@ -123,14 +121,16 @@ class MobileFormerDETR(DetectionTransformer):
             objects = [sample.gt_instances for sample in batch_data_samples]
             metas = [sample.metainfo for sample in batch_data_samples]
             dn_queries = self.denoising(objects, metas, self.bbox_head.num_classes)
-        head_inputs = self._head_inputs(batch_inputs, batch_data_samples, dn_queries)
+        padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
+        head_inputs = self._decode(batch_inputs, padding_mask, dn_queries)
         return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], rescale: bool = True
     ) -> list[DetDataSample]:
         """Detections of the last block: ``pred_instances``, boxes (x1, y1, x2, y2) in pixels."""
-        head_inputs = self._head_inputs(batch_inputs, batch_data_samples)
+        padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
+        head_inputs = self._decode(batch_inputs, padding_mask)
         results = self.bbox_head.predict(
             **head_inputs, rescale=rescale, batch_data_samples=batch_data_samples
         )
@@ -169,7 +169,8 @@ class MobileFormerDETR(DetectionTransformer):
 
         The boxes are (cx, cy, w, h) relative to the image.
         """
-        return self.bbox_head(**self._head_inputs(batch_inputs, batch_data_samples))
+        padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
+        return self.bbox_head(**self._decode(batch_inputs, padding_mask))
 
     def extract_feat(
         self, batch_inputs: Tensor, padding_mask: Tensor | None = None
@@ -177,62 +178,37 @@ class MobileFormerDETR(DetectionTransformer):
         """Maps (N, C, H_i, W_i) of the neck; padding_mask (N, H, W) is True at padded pixels."""
         return self.neck(self.backbone(batch_inputs, padding_mask))
 
-    def pre_transformer(
-        self, img_feats: tuple[Tensor, ...], decoder_inputs: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The maps from coarse to fine for the encoder's place, the rest for the decoder.
-
-        These stand in the place of mmdet's data samples, from which they were made.
-        """
-        return dict(features=img_feats[::-1]), decoder_inputs
-
-    def forward_encoder(self, features: tuple[Tensor, ...]) -> dict[str, Any]:
-        """Pass the maps on: the blocks of the decoder refine them, there is no other encoder."""
-        return dict(features=features)
-
-    def pre_decoder(self, features: tuple[Tensor, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Add the queries (N, Q, C) that the first scale begins with, if it does not propose them.
-
-        In the paper's form: zero feature embedding and learned position embedding. Anchored:
-        learned contents and boxes (N, Q, 4).
-        """
-        inputs, batch_size = dict(features=features, queries=None), features[0].shape[0]
-        if not self.decoder.anchored:
-            inputs['query_pos'] = self.query_embedding.weight.expand(batch_size, -1, -1)
-            inputs['queries'] = torch.zeros_like(inputs['query_pos'])
-        elif self.decoder.begins_with_queries:
-            inputs['queries'], inputs['boxes'] = self.queries(batch_size)
-        return inputs, {}
-
-    def forward_decoder(self, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 (the decoder's)
-        """What the head predicts from, see :meth:`MobileFormerDecoder.forward`."""
-        if self.decoder.anchored:
-            inputs['refine'] = self.bbox_head.refine
-        if self.decoder.proposes:
-            inputs['propose'] = self.proposal_head
-        return self.decoder(**inputs)
-
-    def _head_inputs(
-        self,
-        batch_inputs: Tensor,
-        batch_data_samples: list[DetDataSample] | None,
-        dn_queries: DenoisingQueries | None = None,
-    ) -> dict[str, Any]:
-        padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
-        return self._decode(batch_inputs, padding_mask, dn_queries)
-
     def _decode(
         self,
         batch_inputs: Tensor,
         padding_mask: Tensor | None,
         dn_queries: DenoisingQueries | None = None,
     ) -> dict[str, Any]:
+        """What the head predicts from, see :meth:`MobileFormerDecoder.forward`."""
         if padding_mask is not None:
             batch_inputs = extend_images(batch_inputs, padding_mask)
-        features = self.extract_feat(batch_inputs, padding_mask)
-        decoder_inputs = dict(padding_mask=padding_mask, dn_queries=dn_queries)
-        outputs = self.forward_transformer(features, decoder_inputs)
+        features = self.extract_feat(batch_inputs, padding_mask)[::-1]  # from coarse to fine
+        inputs = self._first_queries(features[0].shape[0])
+        if self.decoder.anchored:
+            inputs['refine'] = self.bbox_head.refine
+        if self.decoder.proposes:
+            inputs['propose'] = self.proposal_head
+        outputs = self.decoder(features, padding_mask=padding_mask, dn_queries=dn_queries, **inputs)
         if not self.training:
             for name in {'hidden_states', 'boxes'} & outputs.keys():
                 outputs[name] = outputs[name][: self.after_block]
         return outputs
+
+    def _first_queries(self, batch_size: int) -> dict[str, Tensor | None]:
+        """The queries (N, Q, C) that the first scale begins with, if it does not propose them.
+
+        In the paper's form: zero feature embedding and learned position embedding. Anchored:
+        learned contents and boxes (N, Q, 4).
+        """
+        if not self.decoder.anchored:
+            query_pos = self.query_embedding.weight.expand(batch_size, -1, -1)
+            return dict(queries=torch.zeros_like(query_pos), query_pos=query_pos)
+        if self.decoder.begins_with_queries:
+            queries, boxes = self.queries(batch_size)
+            return dict(queries=queries, boxes=boxes)
+        return dict(queries=None)

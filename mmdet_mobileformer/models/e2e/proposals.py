@@ -58,17 +58,12 @@ class ProposalHead(nn.Module):
     Args:
         embed_dims: Channels C of maps and queries.
         num_classes: Classes.
-        num_queries: Queries Q to choose.
-        only_peaks: Choose peaks before all other pixels, see :func:`peaks`.
+        num_queries: Queries Q to choose, :func:`peaks` before all other pixels.
     """
 
-    def __init__(
-        self, embed_dims: int, num_classes: int, num_queries: int, only_peaks: bool = True
-    ) -> None:
+    def __init__(self, embed_dims: int, num_classes: int, num_queries: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
         self.num_queries = num_queries
-        self.only_peaks = only_peaks
         self.conv = DepthwiseSeparableConvModule(
             embed_dims,
             embed_dims,
@@ -132,10 +127,9 @@ class ProposalHead(nn.Module):
         scores = logits.detach().amax(dim=-1)
         if padding is not None:
             scores = scores.masked_fill(padding, float('-inf'))
-        if self.only_peaks:
-            scores = torch.where(peaks(scores, sizes), scores, SUPPRESSED - scores)
-            if padding is not None:
-                scores = scores.masked_fill(padding, float('-inf'))
+        scores = torch.where(peaks(scores, sizes), scores, SUPPRESSED - scores)
+        if padding is not None:
+            scores = scores.masked_fill(padding, float('-inf'))
         queries, query_boxes = self._choose(scores, hidden, boxes.detach())
         centres = anchors[..., :2]
         return Proposals(logits, boxes, centres, padding, queries, query_boxes, hidden)
