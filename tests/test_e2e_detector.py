@@ -104,6 +104,23 @@ def test_detections_after_an_earlier_block(switch):
     assert len(found[0].pred_instances) == boxes.shape[1] == scores.shape[1] == 9
 
 
+def test_detections_before_the_blocks_are_the_proposals():
+    settings = SWITCHES['proposals of the second scale']
+    detector = build_detector(**settings, test_cfg=dict(max_per_img=9, after_block=0)).eval()
+    made = []
+    detector.proposal_head.register_forward_hook(lambda *args: made.append(args[2]))
+    data = detector.data_preprocessor(draw_batch(SIZES), False)
+    with torch.no_grad():
+        found = detector(**data, mode='predict')[0].pred_instances
+        logits, boxes = detector(**data, mode='tensor')
+    torch.testing.assert_close(boxes[0], made[1].query_boxes)
+    pixels = made[1].boxes.gather(1, made[1].chosen[..., None].expand(-1, -1, 4))
+    torch.testing.assert_close(boxes[0], pixels)  # chosen among the pixels, with their classes
+    chosen = made[1].chosen[..., None].expand(-1, -1, NUM_CLASSES)
+    torch.testing.assert_close(logits[0], made[1].logits.gather(1, chosen))
+    torch.testing.assert_close(found.scores, logits[0, 0].sigmoid().flatten().topk(9)[0])
+
+
 @pytest.mark.parametrize('switch', ['default', 'token', 'fixed position'])
 def test_permuting_the_queries_permutes_the_outputs_and_nothing_else(switch):
     detector = build_detector(**SWITCHES[switch]).eval()
@@ -248,6 +265,8 @@ def test_wrong_settings_of_the_detector_are_named():
         build_detector(**anchored((0, 0, 2)))
     with pytest.raises(ValueError, match='after_block must be 1 to 5, the number of blocks; got 6'):
         build_detector(test_cfg=dict(after_block=6))
+    with pytest.raises(ValueError, match='after_block must be 1 to 5, the number of blocks; got 0'):
+        build_detector(test_cfg=dict(after_block=0))
     with pytest.raises(ValueError, match='embed_dims 64 must equal'):
         build_detector(bbox_head=dict(MODEL['bbox_head'], embed_dims=64))
 

@@ -38,7 +38,8 @@ class MobileFormerDETR(SingleStageDetector):
         num_queries: Object queries (100 in the paper).
         train_cfg: Holds the ``assigner``, as for mmdet's DETR.
         test_cfg: Holds ``max_per_img``; where there are fewer queries, these are the limit. With
-            ``after_block``, from 1 on, detections are those after that block, not after the last.
+            ``after_block``, detections are those after that block, from 1 on, and not after the
+            last; 0 stands for the proposals as they are, in a detector that has some.
         data_preprocessor: As in mmdet.
         init_cfg: As in mmengine.
         denoising: Settings of :class:`Denoising`, for proposals; None trains without.
@@ -77,9 +78,10 @@ class MobileFormerDETR(SingleStageDetector):
         self._build_decoder(decoder, num_queries)
         num_blocks = self.decoder.num_blocks
         self.after_block = test_cfg.get('after_block', num_blocks)
-        if not 1 <= self.after_block <= num_blocks:
+        first = 0 if self.decoder.proposes else 1
+        if not first <= self.after_block <= num_blocks:
             raise ValueError(
-                f'test_cfg.after_block must be 1 to {num_blocks}, the number of blocks; '
+                f'test_cfg.after_block must be {first} to {num_blocks}, the number of blocks; '
                 f'got {self.after_block}'
             )
         self.denoising = None if denoising is None else Denoising(**denoising)

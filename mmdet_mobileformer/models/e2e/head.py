@@ -64,11 +64,13 @@ class AnchorDETRHead(DETRHead):
         Args:
             hidden_states: Queries after every block (blocks, N, Q, C).
             boxes: Their boxes (blocks, N, Q, 4).
-            proposals: Not needed.
+            proposals: What is predicted where there is no block, else not needed.
 
         Returns:
             Class logits (blocks, N, Q, classes) and the boxes.
         """
+        if not len(hidden_states):
+            return proposals.query_logits[None], proposals.query_boxes[None]
         return self.fc_cls(hidden_states), boxes
 
     def loss(
@@ -138,7 +140,7 @@ class AnchorDETRHead(DETRHead):
         rescale: bool = True,
         proposals: Proposals | None = None,
     ) -> list[InstanceData]:
-        """Detections of the last block; proposals are not needed any more."""
+        """Detections of the last block, or of the proposals where there is none."""
         metas = [sample.metainfo for sample in batch_data_samples]
-        outputs = self(hidden_states[-1:], boxes[-1:])
+        outputs = self(hidden_states[-1:], boxes[-1:], proposals)
         return self.predict_by_feat(*outputs, batch_img_metas=metas, rescale=rescale)

@@ -40,6 +40,7 @@ class Proposals:
         padding: (N, P) bool, True at padded pixels; None without padding.
         queries: Contents of the chosen ones (N, Q, C).
         query_boxes: Boxes of the chosen ones (N, Q, 4), detached.
+        chosen: Which pixels were chosen (N, Q), from P on where the maps have too few.
         hidden: T of all pixels (N, P, C).
     """
 
@@ -49,7 +50,14 @@ class Proposals:
     padding: Tensor | None
     queries: Tensor
     query_boxes: Tensor
+    chosen: Tensor
     hidden: Tensor
+
+    @property
+    def query_logits(self) -> Tensor:
+        """Class logits of the chosen ones (N, Q, classes)."""
+        logits = F.pad(self.logits, (0, 0, 0, self.chosen.shape[1]), value=MISSING)
+        return logits.gather(1, self.chosen[..., None].expand(-1, -1, logits.shape[2]))
 
 
 class ProposalHead(nn.Module):
@@ -130,23 +138,24 @@ class ProposalHead(nn.Module):
         scores = torch.where(peaks(scores, sizes), scores, SUPPRESSED - scores)
         if padding is not None:
             scores = scores.masked_fill(padding, float('-inf'))
-        queries, query_boxes = self._choose(scores, hidden, boxes.detach())
-        centres = anchors[..., :2]
-        return Proposals(logits, boxes, centres, padding, queries, query_boxes, hidden)
+        chosen = self._choose(scores, hidden, boxes.detach())
+        return Proposals(logits, boxes, anchors[..., :2], padding, *chosen, hidden)
 
-    def _choose(self, scores: Tensor, hidden: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Contents (N, Q, C) and boxes (N, Q, 4) of the best pixels.
+    def _choose(
+        self, scores: Tensor, hidden: Tensor, boxes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Contents (N, Q, C), boxes (N, Q, 4) and indices (N, Q) of the best pixels.
 
         There are always Q: empty ones, whose box is the whole image, stand in for missing pixels.
         """
         count = self.num_queries
-        _, index = F.pad(scores, (0, count), value=MISSING).topk(count, dim=1)
-        index = index[..., None]
+        _, chosen = F.pad(scores, (0, count), value=MISSING).topk(count, dim=1)
+        index = chosen[..., None]
         hidden = F.pad(hidden, (0, 0, 0, count))
         boxes = torch.cat(
             [boxes, boxes.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(boxes.shape[0], count, 4)], dim=1
         )
-        return self._contents(hidden, index), boxes.gather(1, index.expand(-1, -1, 4))
+        return self._contents(hidden, index), boxes.gather(1, index.expand(-1, -1, 4)), chosen
 
     def contents_at(self, boxes: Tensor, proposals: Proposals) -> Tensor:
         """Contents (N, K, C) of the visible pixels nearest to the middle of boxes (N, K, 4)."""
