@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models import exported, fused, pixelwise
+from mmdet_mobileformer.models import fused, pixelwise
 from mmdet_mobileformer.models.convolution import ConvNorm
 from mmdet_mobileformer.models.layout import weighted_sum
 from mmdet_mobileformer.models.padding import hide_padding
@@ -55,8 +55,6 @@ class DynamicReLU(nn.Module):
         """
         a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
         pointwise = after if after is not None and after.is_pointwise else None
-        if exported.applies(before, pointwise):
-            return exported.chained(features, before, pointwise, (a1, a2), assignment)
         if pixelwise.applies(features, before, pointwise):
             update = pixelwise.chained(features, before, pointwise, (a1, a2), assignment)
             is_done = after is None or pointwise is not None

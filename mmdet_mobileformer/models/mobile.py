@@ -5,7 +5,7 @@ from typing import Any
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models import exported, pixelwise
+from mmdet_mobileformer.models import pixelwise
 from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.padding import hide_padding, mask_at
@@ -85,8 +85,6 @@ class LiteBottleneck(nn.Module):
         visible = hide_padding(features, padding_mask)
         if self.act is None and pixelwise.applies(visible, self.depthwise, self.pointwise):
             update = pixelwise.chained(visible, self.depthwise, self.pointwise)
-        elif self.act is None and exported.applies(self.depthwise, self.pointwise):
-            update = exported.chained(visible, self.depthwise, self.pointwise)
         elif self.act is None:
             update = self.pointwise(self.depthwise(visible))
         elif not self.training:

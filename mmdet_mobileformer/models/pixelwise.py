@@ -8,6 +8,7 @@ has one pair of slopes for all pixels, the larger one becomes part of the convol
     max(a1 * x, a2 * x) = prelu(high * x, low / high)       high = max(a1, a2), low = min(a1, a2)
 
 For inference on a CPU, with the channels of a pixel side by side (:mod:`.layout`). Our decision.
+Exported files have forms of their own (:mod:`.exported`).
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdet_mobileformer.models import exported
 from mmdet_mobileformer.models.convolution import ConvNorm
 from mmdet_mobileformer.models.layout import is_channels_last, pixels_at_once
 
@@ -27,6 +29,8 @@ Bend = Callable[..., Tensor]  # of pixels (P, C), their shares of the slopes (P,
 
 def applies(features: Tensor, before: ConvNorm | None, after: ConvNorm | None) -> bool:
     """Whether :func:`chained` can compute this, and faster than layer by layer."""
+    if exported.applies(before, after):
+        return True
     convs = [conv for conv in (before, after) if conv is not None]
     return (
         not torch.is_grad_enabled()
@@ -58,6 +62,8 @@ def chained(
     Returns:
         (N, C'', H', W').
     """
+    if exported.applies(before, after):
+        return exported.chained(features, before, after, slopes, assignment)
     maps = [features] if before is None or before.is_pointwise else before.outputs_apart(features)
     width = features.shape[1] if before is None else before.conv.out_channels
     result = torch.empty(
