@@ -21,6 +21,7 @@ model = dict(
     neck=dict(in_channels=[24, 64], out_channels=128),
     decoder=dict(
         embed_dims=128,
+        num_heads=4,  # as good as 8 on blood cells, and faster (docs/results.md)
         scales=[
             dict(num_blocks=2, mobile='attention', mid_channels=256),  # 1/16
             dict(num_blocks=2, mobile='lite', mid_channels=256, proposal_maps=1),  # 1/8
