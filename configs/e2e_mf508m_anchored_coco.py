@@ -14,6 +14,6 @@ model = dict(
             dict(num_blocks=5, mobile='attention', mid_channels=2048),  # 1/32
             dict(num_blocks=2, mobile='lite', mid_channels=512, proposal_maps=1),  # 1/16
             dict(num_blocks=2, mobile='lite', mid_channels=1024),  # 1/8
-        ]
+        ],
     ),
 )

@@ -158,8 +158,20 @@ def test_more_objects_than_the_detector_finds_are_a_warning(root, queries, per_i
         assert (f'{name}=3' in warning) == (value == 2)
     assert 'up to 3' in warning and '4 of 12 objects' in warning
     assert check_data(cfg, ('val',)).warnings == []  # nothing is trained
-    cfg.model.update(num_queries=3, test_cfg=dict(max_per_img=3))
+    cfg.model.update(num_queries=3, test_cfg=dict(max_per_img=-1))  # no limit
     assert check_data(cfg, ('train', 'val')).warnings == []
+    cfg.model.update(test_cfg=dict(rcnn=dict(max_per_img=2)))
+    assert 'model.test_cfg.rcnn.max_per_img=3' in check_data(cfg, ('train',)).warnings[0]
+
+
+def test_only_objects_that_are_learned_count_against_the_limit(root):
+    cfg = make_cfg(root, classes=CLASSES[:2], num_classes=2)
+    cfg.update(data_check=dict(other_categories='ignore'))
+    cfg.model.update(num_queries=2)
+    assert check_data(cfg, ('train', 'val')).warnings == []
+    edit(root, lambda data: data['annotations'][0].update(iscrowd=1))
+    cfg.model.update(num_queries=1)
+    assert '3 of 7 objects' in check_data(cfg, ('train', 'val')).warnings[0]
 
 
 def test_images_without_objects_and_crowds_are_fine(root):

@@ -102,6 +102,8 @@ def test_detections_after_an_earlier_block(switch):
     with torch.no_grad():
         found, (boxes, scores, _) = early(**data, mode='predict'), early.detect(data['inputs'])
     assert len(found[0].pred_instances) == boxes.shape[1] == scores.shape[1] == 9
+    losses, whole_losses = early(**data, mode='loss'), whole(**data, mode='loss')
+    assert losses.keys() == whole_losses.keys()  # detections alone are made early
 
 
 def test_detections_before_the_blocks_are_the_proposals():

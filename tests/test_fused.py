@@ -11,7 +11,6 @@ from mmdet_mobileformer.models import (
     BlockSpec,
     MobileFormer,
     bridge,
-    exported,
     fused,
     mobile,
     pixelwise,
@@ -126,26 +125,45 @@ def test_pixelwise_chain_equals_its_layers(kind, norm, spatial, monkeypatch):
 
 
 @pytest.mark.parametrize('norm', ['BN', LayerNorm2d, None])
-@pytest.mark.parametrize('kind', ['pointwise', 'several outputs'])
+@pytest.mark.parametrize(('size', 'stride'), [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize('spatial', [False, True, None])
-def test_exported_chain_equals_its_layers(kind, norm, spatial, monkeypatch):
-    size, settings = (1, {}) if kind == 'pointwise' else (3, dict(groups=C))
-    before = conv_with_norm(C, 3 * C, size, norm, act_cfg=dict(type='ReLU6'), **settings)
+def test_exported_chain_equals_its_layers(size, stride, norm, spatial, monkeypatch):
+    settings = dict(act_cfg=dict(type='ReLU6'), stride=stride, groups=1 if size == 1 else C)
+    before = conv_with_norm(C, 3 * C, size, norm, **settings)
     after = conv_with_norm(3 * C, 4, 1, norm)
+    features = rand(N, C, H, W)
+    height, width = before(features).shape[2:]
     tokens = M if spatial else 1
     slopes = None if spatial is None else (rand(N, 3 * C, tokens), rand(N, 3 * C, tokens))
-    assignment = rand(N, M, H, W).softmax(dim=1) if spatial else None
-    features = rand(N, C, H, W)
+    assignment = rand(N, M, height, width).softmax(dim=1) if spatial else None
 
     expected = before(features)
     expected = expected if slopes is None else two_slopes(expected, *slopes, assignment)
     expected = after(expected)
-    assert not exported.applies(before, after)
-    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
-    assert exported.applies(before, after)
     with torch.no_grad():
-        ours = exported.chained(features, before, after, slopes, assignment)
+        assert not pixelwise.applies(features, before, after)
+        monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+        assert pixelwise.applies(features, before, after)
+        ours = pixelwise.chained(features, before, after, slopes, assignment)
     torch.testing.assert_close(ours, expected)
+
+
+def test_exported_block_has_the_fast_forms():
+    block = DecoderBlock(16, 'lite', 64, num_heads=4).eval()
+    inputs = [torch.randn(N, 16, H, W), torch.randn(N, M, 16)]
+    with torch.no_grad():
+        expected = block(*inputs, *inputs)
+        program = torch.export.export(block, (*inputs, *inputs), strict=False)
+        torch.testing.assert_close(program.module()(*inputs, *inputs), expected)
+    convs, norms, softmaxes = (
+        [node for node in program.graph.nodes if node.name.startswith(name)]
+        for name in ('conv2d', 'layer_norm', 'softmax')
+    )
+    assert len(convs) == 4  # of the depthwise one, an output a channel each
+    assert all(conv.meta['val'].shape[1] == conv.args[6] == 16 for conv in convs)
+    assert len(norms) == 5 and all(norm.args[0].meta['val'].ndim == 3 for norm in norms)
+    assert len(softmaxes) == 4  # with Former's
+    assert all(softmax.args[1] in (-1, softmax.meta['val'].ndim - 1) for softmax in softmaxes)
 
 
 def test_the_bridge_exports_what_it_computes(monkeypatch):

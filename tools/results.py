@@ -59,7 +59,7 @@ WHOLE_SHAPES = 'e2e_mf26m_shapes_320x240.py'
 TOKEN = ('model.backbone.dynamic_relu=token', 'model.decoder.dynamic_relu=token')
 FIXED = ('model.decoder.adapt_position=False',)
 PLAIN = ('model.denoising=None',)
-EIGHT = ('model.decoder.num_heads=8',)  # heads, as every config here had before
+EIGHT = ('model.decoder.num_heads=8',)  # heads, as the decoder has by default
 NARROW = ('model.decoder.scales.1.mid_channels=128',)
 LEARNED = ('model.decoder.scales.1.proposal_maps=0', *PLAIN)
 # The epochs of the small configs make ten minutes of one core, 14 without denoising; the very small

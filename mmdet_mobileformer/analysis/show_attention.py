@@ -26,6 +26,8 @@ def show_attention(args: argparse.Namespace) -> None:
     if image is None:
         raise UserError(f'the image {args.image} does not exist or cannot be read.')
     data = preprocessor(pseudo_collate([trained.pipeline()(dict(img=image, img_id=0))]), False)
+    if isinstance(detector, MobileFormerDETR):
+        detector.after_block = detector.decoder.num_blocks  # all are drawn
     with torch.no_grad(), recorded_attention(detector) as records:
         output = detector(**data, mode='tensor')
 

@@ -101,11 +101,13 @@ def run_data_check(cfg: Config, splits: Iterable[str]) -> None:
 
 def _limits(cfg: Config) -> dict[str, int]:
     """Settings of the config that limit how many objects the detector finds in an image."""
+    test_cfg = cfg.model.get('test_cfg') or {}
     limits = {
         'model.num_queries': cfg.model.get('num_queries'),
-        'model.test_cfg.max_per_img': (cfg.model.get('test_cfg') or {}).get('max_per_img'),
+        'model.test_cfg.max_per_img': test_cfg.get('max_per_img'),
+        'model.test_cfg.rcnn.max_per_img': (test_cfg.get('rcnn') or {}).get('max_per_img'),
     }
-    return {name: value for name, value in limits.items() if value}
+    return {name: value for name, value in limits.items() if value and value > 0}
 
 
 def _check_evaluators(

@@ -76,7 +76,9 @@ def check_coco_file(
             'their images, of positive area, and no crowds (iscrowd=1).'
         )
     if trained:
-        _check_crowding(ann_file, annotations, limits, findings)
+        wanted = {entry['id'] for entry in data['categories'] if entry['name'] in classes}
+        learned = [target for target in targets if target['category_id'] in wanted]
+        _check_crowding(ann_file, learned, limits, findings)
     return data['images']
 
 
@@ -178,15 +180,15 @@ def _check_categories(
 
 def _check_boxes(
     ann_file: str, images: list[dict], annotations: list[dict], findings: Findings
-) -> int:
-    """Check the boxes of sound annotations, and return how many mmdet takes as targets."""
+) -> list[dict]:
+    """Check the boxes of sound annotations, and return those that mmdet takes as targets."""
     wrong = [a['id'] for a in annotations if not (_is_box(a['bbox']) and math.isfinite(a['area']))]
     if wrong:
         findings.errors.append(
             f'{ann_file}: {len(wrong)} boxes are not four finite numbers [x, y, width, height], or '
             f'their areas are not finite (annotation ids {listing(wrong)}); correct or remove them.'
         )
-        return len(annotations)
+        return annotations
     sizes = {image['id']: (image['width'], image['height']) for image in images}
     stray = [a['id'] for a in annotations if a['image_id'] not in sizes]
     if stray:
@@ -196,7 +198,7 @@ def _check_boxes(
         )
         annotations = [a for a in annotations if a['image_id'] in sizes]
     if not annotations:
-        return 0
+        return []
     ids = np.array([a['id'] for a in annotations], dtype=object)
     boxes = np.array([a['bbox'] for a in annotations], dtype=np.float64)  # [x, y, width, height]
     areas = np.array([a['area'] for a in annotations], dtype=np.float64)
@@ -222,14 +224,14 @@ def _check_boxes(
         else:
             findings.warnings.append(f'{said}; is that meant?')
     crowds = np.array([bool(a.get('iscrowd')) for a in annotations])
-    return int((~dropped & ~crowds).sum())
+    return [a for a, kept in zip(annotations, ~dropped & ~crowds, strict=True) if kept]
 
 
 def _check_crowding(
-    ann_file: str, annotations: list[dict], limits: dict[str, int], findings: Findings
+    ann_file: str, targets: list[dict], limits: dict[str, int], findings: Findings
 ) -> None:
     """Check that no more than a hundredth of the objects is beyond what the detector can find."""
-    counts = Counter(a['image_id'] for a in annotations if not a.get('iscrowd')).values()
+    counts = Counter(target['image_id'] for target in targets).values()
     limit, most = min(limits.values(), default=math.inf), max(counts, default=0)
     beyond = sum(max(count - limit, 0) for count in counts)
     if 100 * beyond > sum(counts):

@@ -79,7 +79,7 @@ class ArchSpec:
                 are dicts of the fields of ``BlockSpec``.
 
         Raises:
-            ValueError: If the name, or a field of the dict, is unknown, or it is neither.
+            ValueError: If the name, or a field of the dict, is unknown, or ``arch`` is neither.
         """
         if isinstance(arch, cls):
             return arch

@@ -1,4 +1,4 @@
-"""Layers as an exported file computes them fastest, where nothing fuses what follows one another.
+"""Layers in the forms that ONNX Runtime, which fuses few consecutive layers, computes fastest.
 
     after(dynamic_relu(before(x)))       a depthwise or 1×1 convolution before, a 1×1 one after
 
@@ -67,17 +67,19 @@ def _by_pixel(
     features: Tensor,
     before: ConvNorm,
     after: ConvNorm,
-    slopes: tuple[Tensor, Tensor],
+    slopes: tuple[Tensor, Tensor] | None,
     assignment: Tensor | None,
 ) -> Tensor:
     """The same with the channels of a pixel side by side, in the order of the maps they are of."""
     maps = [features] if before.is_pointwise else before.outputs_apart(features)
     size = maps[0].shape[-2:]
     pixels = torch.cat([_pixels(one) for one in maps], dim=2)
-    order = torch.arange(before.conv.out_channels).unflatten(0, (-1, len(maps))).t().flatten()
     if before.is_pointwise:
+        order = slice(None)
         weight, bias, _ = before.folded()
         pixels = F.linear(pixels, weight.flatten(1), bias)
+    else:
+        order = torch.arange(before.conv.out_channels).unflatten(0, (-1, len(maps))).t().flatten()
     pixels = _finish(pixels, before, order)
     if slopes is not None:
         a1, a2 = (one[:, order].transpose(1, 2) for one in slopes)  # (N, M, C')

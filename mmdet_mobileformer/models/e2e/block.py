@@ -24,7 +24,7 @@ class DecoderBlock(nn.Module):
     """One block of the decoder: the object queries are its tokens.
 
     It is the backbone's block with these parts changed: the bridge has no gate (our decision: the
-    first query embedding is zero, and the gate would leave it without gradient) and eight heads;
+    first query embedding is zero, and the gate would leave it without gradient) and more heads;
     Former is a standard transformer layer (paper); Mobile is one of two kinds (our decision);
     queries and pixels carry position embeddings, as in DETR.
 

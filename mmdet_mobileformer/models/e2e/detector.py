@@ -39,7 +39,7 @@ class MobileFormerDETR(SingleStageDetector):
         train_cfg: Holds the ``assigner``, as for mmdet's DETR.
         test_cfg: Holds ``max_per_img``; where there are fewer queries, these are the limit. With
             ``after_block``, detections are those after that block, from 1 on, and not after the
-            last; 0 stands for the proposals as they are, in a detector that has some.
+            last; 0 stands for the proposals, before any block of the scale that proposes.
         data_preprocessor: As in mmdet.
         init_cfg: As in mmengine.
         denoising: Settings of :class:`Denoising`, for proposals; None trains without.
@@ -130,9 +130,9 @@ class MobileFormerDETR(SingleStageDetector):
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], rescale: bool = True
     ) -> list[DetDataSample]:
-        """Detections of the last block: ``pred_instances``, boxes (x1, y1, x2, y2) in pixels."""
+        """Detections: ``pred_instances``, boxes (x1, y1, x2, y2) in pixels."""
         padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
-        head_inputs = self._decode(batch_inputs, padding_mask)
+        head_inputs = self._decode_for_detection(batch_inputs, padding_mask)
         results = self.bbox_head.predict(
             **head_inputs, rescale=rescale, batch_data_samples=batch_data_samples
         )
@@ -151,7 +151,7 @@ class MobileFormerDETR(SingleStageDetector):
             Boxes (N, K, 4) as (cx, cy, w, h) relative to the visible image, scores (N, K), falling,
             and labels (N, K).
         """
-        logits, boxes = self.bbox_head(**self._decode(batch_inputs, padding_mask))
+        logits, boxes = self.bbox_head(**self._decode_for_detection(batch_inputs, padding_mask))
         logits, boxes = logits[-1], boxes[-1]
         limit = self.bbox_head.test_cfg['max_per_img']
         if self.bbox_head.loss_cls.use_sigmoid:
@@ -167,12 +167,13 @@ class MobileFormerDETR(SingleStageDetector):
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Class logits (num_blocks, N, Q, classes [+ 1]) and boxes (num_blocks, N, Q, 4).
+        """Class logits (blocks, N, Q, classes [+ 1]) and boxes (blocks, N, Q, 4).
 
-        The boxes are (cx, cy, w, h) relative to the image.
+        They are those of ``after_block`` blocks, or of the proposals. The boxes are (cx, cy, w, h)
+        relative to the image.
         """
         padding_mask = padding_mask_of(batch_data_samples, batch_inputs.device)
-        return self.bbox_head(**self._decode(batch_inputs, padding_mask))
+        return self.bbox_head(**self._decode_for_detection(batch_inputs, padding_mask))
 
     def extract_feat(
         self, batch_inputs: Tensor, padding_mask: Tensor | None = None
@@ -195,10 +196,15 @@ class MobileFormerDETR(SingleStageDetector):
             inputs['refine'] = self.bbox_head.refine
         if self.decoder.proposes:
             inputs['propose'] = self.proposal_head
-        outputs = self.decoder(features, padding_mask=padding_mask, dn_queries=dn_queries, **inputs)
-        if not self.training:
-            for name in {'hidden_states', 'boxes'} & outputs.keys():
-                outputs[name] = outputs[name][: self.after_block]
+        return self.decoder(features, padding_mask=padding_mask, dn_queries=dn_queries, **inputs)
+
+    def _decode_for_detection(
+        self, batch_inputs: Tensor, padding_mask: Tensor | None
+    ) -> dict[str, Any]:
+        """The same without the blocks behind ``after_block``."""
+        outputs = self._decode(batch_inputs, padding_mask)
+        for name in {'hidden_states', 'boxes'} & outputs.keys():
+            outputs[name] = outputs[name][: self.after_block]
         return outputs
 
     def _first_queries(self, batch_size: int) -> dict[str, Tensor | None]:

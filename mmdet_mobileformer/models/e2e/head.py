@@ -64,7 +64,7 @@ class AnchorDETRHead(DETRHead):
         Args:
             hidden_states: Queries after every block (blocks, N, Q, C).
             boxes: Their boxes (blocks, N, Q, 4).
-            proposals: What is predicted where there is no block, else not needed.
+            proposals: Predicted from where ``hidden_states`` is empty; otherwise unused.
 
         Returns:
             Class logits (blocks, N, Q, classes) and the boxes.
@@ -140,7 +140,7 @@ class AnchorDETRHead(DETRHead):
         rescale: bool = True,
         proposals: Proposals | None = None,
     ) -> list[InstanceData]:
-        """Detections of the last block, or of the proposals where there is none."""
+        """Detections of the last of these blocks, or of the proposals where there is none."""
         metas = [sample.metainfo for sample in batch_data_samples]
         outputs = self(hidden_states[-1:], boxes[-1:], proposals)
         return self.predict_by_feat(*outputs, batch_img_metas=metas, rescale=rescale)
