@@ -84,7 +84,7 @@ class ArchSpec:
         if isinstance(arch, cls):
             return arch
         if not isinstance(arch, dict):
-            if arch not in tuple(ARCHS):
+            if arch not in tuple(ARCHS):  # a tuple, since a list has no hash
                 raise ValueError(
                     f'unknown arch {arch!r}; choose from {tuple(ARCHS)} or give its specification'
                 )

@@ -41,7 +41,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def _conv_forward(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(N, C, H, W) to (N, m * C, H', W')."""
-        several = self.groups == self.in_channels < self.out_channels and self.stride == (1, 1)
+        several = has_several_outputs(self) and self.stride == (1, 1)
         trains = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if not (several and trains and features.is_cpu) or torch.is_autocast_enabled('cpu'):
             return super()._conv_forward(features, weight, bias)
@@ -77,11 +77,6 @@ class ConvNorm(ConvModule):
     def is_pointwise(self) -> bool:
         """Whether it reads every pixel for itself, and all channels of it."""
         return self.conv.kernel_size == (1, 1) and self.conv.groups == 1
-
-    @property
-    def has_several_outputs(self) -> bool:
-        """Whether it is depthwise, with more than one output a channel."""
-        return self.conv.groups == self.conv.in_channels < self.conv.out_channels
 
     @property
     def norms_pixels(self) -> bool:
@@ -161,6 +156,11 @@ def conv_norm(
     )
     layer.shuffle = shuffle
     return layer
+
+
+def has_several_outputs(conv: nn.Conv2d) -> bool:
+    """Whether it is depthwise, with more than one output a channel."""
+    return conv.groups == conv.in_channels < conv.out_channels
 
 
 def channel_shuffle(features: Tensor, groups: int) -> Tensor:

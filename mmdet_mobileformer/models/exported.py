@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models.convolution import ConvNorm
+from mmdet_mobileformer.models.convolution import ConvNorm, has_several_outputs
 from mmdet_mobileformer.models.layout import weighted_sum
 
 
@@ -19,7 +19,7 @@ def applies(before: ConvNorm | None, after: ConvNorm | None) -> bool:
     """Whether :func:`chained` computes this, and faster than layer by layer."""
     if not torch.compiler.is_exporting() or before is None or after is None:
         return False
-    has_faster_form = before.is_pointwise or before.has_several_outputs
+    has_faster_form = before.is_pointwise or has_several_outputs(before.conv)
     return has_faster_form and after.is_pointwise and before.norms_pixels and after.norms_pixels
 
 
