@@ -1,4 +1,4 @@
-"""Each form of fused.py, pixelwise.py and exported.py equals its formula, and its gradients."""
+"""Each form of fused.py, exported.py and the pixelwise files equals its formula, and gradients."""
 
 import math
 
@@ -12,8 +12,10 @@ from mmdet_mobileformer.models import (
     MobileFormer,
     bridge,
     fused,
+    layout,
     mobile,
     pixelwise,
+    pixelwise_training,
 )
 from mmdet_mobileformer.models.bridge import FormerToMobile, MobileToFormer, token_assignment
 from mmdet_mobileformer.models.convolution import conv_norm
@@ -125,6 +127,67 @@ def test_pixelwise_chain_equals_its_layers(kind, norm, spatial, monkeypatch):
 
 
 @pytest.mark.parametrize('norm', ['BN', LayerNorm2d, None])
+@pytest.mark.parametrize('trains_norm', [False, True])
+@pytest.mark.parametrize('kind', ['pointwise', 'both', 'after', 'depthwise', 'several outputs'])
+@pytest.mark.parametrize('spatial', [False, True])
+def test_pixelwise_training_equals_its_layers(spatial, kind, trains_norm, norm, monkeypatch):
+    monkeypatch.setattr(pixelwise_training, 'pixels_at_once', lambda channels: 4)
+    before, after = None, None
+    if kind in ('pointwise', 'both'):
+        before = conv_with_norm(C, 2 * C, 1, norm).train(trains_norm)
+    elif kind in ('depthwise', 'several outputs'):
+        times = 3 if kind == 'several outputs' else 1
+        before = conv_with_norm(C, times * C, 3, norm, groups=C).train(trains_norm)
+    width = C if before is None else before.conv.out_channels
+    if kind != 'pointwise':
+        after = conv_with_norm(width, 4, 1, norm).train(trains_norm)
+    tokens = M if spatial else 1
+    features = rand(N, C, H, W).contiguous(memory_format=torch.channels_last)
+    inputs = [features, rand(N, width, tokens), rand(N, width, tokens)]
+    inputs += [rand(N, M, H, W).softmax(dim=1)] * spatial
+    convs = [conv for conv in (before, after) if conv is not None]
+    weights = [weight for conv in convs for weight in conv.parameters()]
+
+    def layers(x, a1, a2, *others):
+        x = x if before is None else before.unfolded(x)
+        x = two_slopes(x, a1, a2, others[0] if spatial else None)
+        return x if after is None else after.unfolded(x)
+
+    def chained(x, a1, a2, *others):
+        assignment = others[0] if spatial else None
+        return pixelwise_training.chained(x, before, after, (a1, a2), assignment)
+
+    assert not pixelwise_training.applies(features.contiguous(), before, after)
+    # Batch statistics need the whole map, which then is remembered anyway.
+    needs_map = kind == 'pointwise' and trains_norm and norm == 'BN'
+    assert pixelwise_training.applies(features, before, after) == (not needs_map)
+    assert_equal_with_gradients(chained, layers, [*inputs, *weights])
+    assert chained(*inputs).is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert not pixelwise_training.applies(features, before, after)
+
+
+@pytest.mark.parametrize('spatial', [False, True])
+def test_pixelwise_dropout_drops_a_share_and_keeps_the_mean(spatial):
+    before, after = conv_with_norm(C, 2 * C, 1, None), conv_with_norm(2 * C, 4, 1, None)
+    tokens = M if spatial else 1
+    features = rand(N, C, H, W).contiguous(memory_format=torch.channels_last)
+    inputs = [features, rand(N, 2 * C, tokens), rand(N, 2 * C, tokens)]
+    inputs += [rand(N, M, H, W).softmax(dim=1)] * spatial
+
+    def chained(x, a1, a2, *assignment):
+        torch.manual_seed(1)
+        return pixelwise_training.chained(x, before, after, (a1, a2), *assignment, dropout=0.3)
+
+    def layers(x, a1, a2, *assignment):
+        torch.manual_seed(1)
+        kept = torch.empty(N, H, W, 2 * C, dtype=torch.bool).bernoulli_(0.7).permute(0, 3, 1, 2)
+        return after(two_slopes(before(x), a1, a2, *assignment) * kept / 0.7)
+
+    assert_equal_with_gradients(chained, layers, inputs)
+
+
+@pytest.mark.parametrize('norm', ['BN', LayerNorm2d, None])
 @pytest.mark.parametrize(('size', 'stride'), [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize('spatial', [False, True, None])
 def test_exported_chain_equals_its_layers(size, stride, norm, spatial, monkeypatch):
@@ -189,16 +252,28 @@ def test_halved_is_adaptive_average_pooling_and_the_assignment_is_normalised_aft
 
 
 @pytest.mark.parametrize('mode', ['token', 'spatial'])
-def test_channels_last_in_inference_lasts_and_changes_no_number(mode):
-    backbone = MobileFormer(TINY, dynamic_relu=mode).double().eval()
+@pytest.mark.parametrize('trains', [False, True])
+def test_channels_last_lasts_and_changes_no_number(trains, mode, monkeypatch):
+    backbone = MobileFormer(TINY, dynamic_relu=mode).double().train(trains)
     images = rand(2, 3, 65, 96)
-    with torch.no_grad():
-        inference = backbone(images)
-        with torch.autocast('cpu', torch.bfloat16):
-            assert all(torch.isfinite(level).all() for level in backbone.float()(images.float()))
-    assert not any(level.is_contiguous() for level in inference)
-    for one, other in zip(inference, backbone.double()(images), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    results = []
+    for arrange in (layout.channels_last, lambda images: images):
+        monkeypatch.setattr(MobileFormer, 'arrange', staticmethod(arrange))
+        with torch.set_grad_enabled(trains):
+            maps = backbone(images)
+        sums = [level.square().sum() for level in maps]
+        gradients = torch.autograd.grad(sum(sums), [*backbone.parameters()]) if trains else []
+        results.append((maps, gradients))
+        assert any(level.is_contiguous() for level in maps) == (len(results) == 2)
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize('trains', [False, True])
+def test_16_bits_on_a_cpu_keep_the_order_of_the_shape(trains):
+    backbone = MobileFormer(TINY).train(trains)
+    with torch.set_grad_enabled(trains), torch.autocast('cpu', torch.bfloat16):
+        maps = backbone(torch.randn(2, 3, 65, 96))
+    assert all(level.is_contiguous() and level.isfinite().all() for level in maps)
 
 
 @pytest.mark.parametrize('spatial', [False, True])
@@ -244,9 +319,24 @@ def test_bridge_by_head_and_in_chunks_of_pixels(has_prior, monkeypatch):
     assert map_after.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_depthwise_convolution_with_several_outputs_a_channel():
+def test_training_adds_many_tokens_without_their_maps():
+    bridge = FormerToMobile(C, 16, num_heads=2).double().eval()
+    inputs = [rand(N, C, H, W), rand(N, 9, 16), rand(N, C, H, W), *bridge.parameters()]
+    assert_equal_with_gradients(
+        lambda *inputs: bridge.train()(*inputs[:3]),
+        lambda *inputs: bridge.eval()(*inputs[:3]),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_depthwise_convolution_with_several_outputs_a_channel(memory_format):
     conv = conv_norm(C, 3 * C, 3, None, groups=C).double().conv
-    inputs = [rand(N, C, H, W), conv.weight.detach().clone(), conv.bias.detach().clone()]
+    features = rand(N, C, H, W).contiguous(memory_format=memory_format)
+    assert conv._conv_forward(features, conv.weight, None).is_contiguous(
+        memory_format=memory_format
+    )
+    inputs = [features, conv.weight.detach().clone(), conv.bias.detach().clone()]
     assert_equal_with_gradients(
         conv._conv_forward, lambda x, w, b: F.conv2d(x, w, b, padding=1, groups=C), inputs
     )

@@ -4,6 +4,7 @@ import types
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -94,10 +95,11 @@ def _released_dynamic_relu(
     before: ConvNorm | None = None,
     after: ConvNorm | None = None,
     padding_mask: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     features = features if before is None else before(features)
     a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
-    update = two_slopes(features, a1, a2, assignment)
+    update = F.dropout(two_slopes(features, a1, a2, assignment), dropout, self.training)
     return update if after is None else after(hide_padding(update, padding_mask))
 
 

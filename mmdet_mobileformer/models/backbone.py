@@ -135,7 +135,8 @@ class MobileFormer(BaseModule):
             features, tokens = run(features, tokens, mask)
             mask = mask_at(mask, self.arch.blocks[index].stride)
             if index in self._out_blocks:
-                outputs.append(features)
+                # Other people's necks train faster on the shape's own order.
+                outputs.append(features.contiguous() if torch.is_grad_enabled() else features)
         return tuple(outputs), tokens
 
     def train(self, mode: bool = True) -> Self:

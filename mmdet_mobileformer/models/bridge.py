@@ -1,7 +1,5 @@
 """The bridge between the two streams (paper, eq. 1 and 2)."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
@@ -76,7 +74,9 @@ class MobileToFormer(nn.Module):
         """
         query = self.query(tokens if token_pos is None else tokens + token_pos) * self.scale
         query = query.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
-        read = _light(self, self._read, tokens, features)
+        read = self._read
+        if _outweigh_features(query, features):  # a product more, where the maps are large
+            read = recomputed_in_training(self, self._read)
         update, logits = read(query, features, feature_pos, padding_mask, prior)
 
         if self.gate is not None:
@@ -93,8 +93,8 @@ class MobileToFormer(nn.Module):
         prior: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         """Step 2, from queries (N, heads, M, C / heads) to (N, M, C), and the logits."""
-        value = _split_heads(features, self.num_heads)  # (N, heads, C / heads, HW)
-        key = value if feature_pos is None else _split_heads(features + feature_pos, self.num_heads)
+        value = _factor(features, self.num_heads)  # (N, heads, C / heads, HW)
+        key = value if feature_pos is None else _factor(features + feature_pos, self.num_heads)
 
         # With many tokens a head's map alone stays in the cache.
         if _in_pieces(query, key) and query.shape[2] > query.shape[3]:
@@ -191,7 +191,8 @@ class FormerToMobile(nn.Module):
 
         if not self.training and _in_pieces(features, value) and is_channels_last(features):
             return self._add_in_chunks(key, value, features, feature_pos)
-        take = _light(self, self._take, tokens, features)
+        light = self.training and _outweigh_features(key, features)
+        take = self._take_without_maps if light else self._take
         return features + self.drop_path(self.dropout(take(key, value, features, feature_pos)))
 
     def _take(
@@ -199,12 +200,22 @@ class FormerToMobile(nn.Module):
     ) -> Tensor:
         """Attention, from keys (N, heads, M, C / heads) and values to the update (N, C, H, W)."""
         query = features if feature_pos is None else features + feature_pos
-        query = _split_heads(query, self.num_heads)  # (N, heads, C / heads, HW)
+        query = _factor(query, self.num_heads)  # (N, heads, C / heads, HW)
         if torch.compiler.is_exporting():  # the same, with the tokens of a pixel side by side
             attention = (query.transpose(2, 3) @ key.transpose(2, 3)).softmax(dim=3)
             return (value @ attention.transpose(2, 3)).reshape(features.shape)
         attention = self.attention(key @ query).to(value.dtype)  # (N, heads, M, HW)
         return (value @ attention).reshape(features.shape)
+
+    def _take_without_maps(
+        self, key: Tensor, value: Tensor, features: Tensor, feature_pos: Tensor | None
+    ) -> Tensor:
+        """As :meth:`_take`, by PyTorch's attention, which remembers no map."""
+        query = features if feature_pos is None else features + feature_pos
+        query = query.flatten(2).transpose(1, 2).contiguous().to(value.dtype)  # (N, HW, C)
+        query = query.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        update = F.scaled_dot_product_attention(query, key, value.transpose(2, 3), scale=1.0)
+        return update.transpose(2, 3).flatten(1, 2).unflatten(2, features.shape[2:])
 
     def _add_in_chunks(
         self, key: Tensor, value: Tensor, features: Tensor, feature_pos: Tensor | None
@@ -229,15 +240,9 @@ def _in_pieces(*tensors: Tensor) -> bool:
     return is_eager and is_plain and all(one.is_cpu for one in tensors)
 
 
-def _light(
-    module: MobileToFormer | FormerToMobile, forward: Callable, tokens: Tensor, features: Tensor
-) -> Callable:
-    """The attention, recomputed in backward where its maps outweigh the features.
-
-    That costs a product more; in the backbone the maps of the few tokens are small.
-    """
-    outweighs = module.num_heads * tokens.shape[1] > features.shape[1]
-    return recomputed_in_training(module, forward) if outweighs else forward
+def _outweigh_features(tokens: Tensor, features: Tensor) -> bool:
+    """Whether the maps of attention to tokens (N, heads, M, d) outweigh the features."""
+    return tokens.shape[1] * tokens.shape[2] > features.shape[1]
 
 
 def _with_prior(query: Tensor, key: Tensor, coefficients: Tensor, powers: Tensor) -> Tensor:
@@ -269,6 +274,14 @@ def without_traces(shares: Tensor) -> Tensor:
 def _split_heads(features: Tensor, num_heads: int) -> Tensor:
     """(N, C, H, W) to (N, heads, C / heads, HW), without a copy where the map is contiguous."""
     return features.flatten(2).unflatten(1, (num_heads, -1))
+
+
+def _factor(features: Tensor, num_heads: int) -> Tensor:
+    """The same as a factor of a product, which copies heads of a batch faster laid out so."""
+    maps = _split_heads(features, num_heads)
+    if len(maps) == 1 or not is_channels_last(features):
+        return maps
+    return maps.transpose(2, 3).contiguous().transpose(2, 3)
 
 
 def token_assignment(logits: Tensor, stride: int) -> Tensor:

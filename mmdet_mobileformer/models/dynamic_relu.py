@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models import fused, pixelwise
+from mmdet_mobileformer.models import fused, pixelwise, pixelwise_training
 from mmdet_mobileformer.models.convolution import ConvNorm
 from mmdet_mobileformer.models.layout import weighted_sum
 from mmdet_mobileformer.models.padding import hide_padding
@@ -38,6 +38,7 @@ class DynamicReLU(nn.Module):
         before: ConvNorm | None = None,
         after: ConvNorm | None = None,
         padding_mask: Tensor | None = None,
+        dropout: float = 0.0,
     ) -> Tensor:
         """Activate the features, with the convolutions before and behind it.
 
@@ -49,27 +50,24 @@ class DynamicReLU(nn.Module):
             after: Convolution of the activated features. In training it makes them again in
                 backward, instead of remembering them beside the features.
             padding_mask: (N, H, W) bool, True at padded pixels, which are zero to the convolution.
+            dropout: Share of the activated features that training drops.
 
         Returns:
             (N, C, H, W), or what the convolution makes of it.
         """
-        a1, a2 = self.slopes(tokens if assignment is not None else tokens[:, :1])
+        slopes = self.slopes(tokens if assignment is not None else tokens[:, :1])
+        dropout = dropout if self.training else 0.0
         pointwise = after if after is not None and after.is_pointwise else None
-        if pixelwise.applies(features, before, pointwise):
-            update = pixelwise.chained(features, before, pointwise, (a1, a2), assignment)
-            is_done = after is None or pointwise is not None
-            return update if is_done else after(hide_padding(update, padding_mask))
-        features = features if before is None else before(features)
-        a1, a2 = a1.to(features.dtype), a2.to(features.dtype)
-        if assignment is not None:
-            assignment = assignment.to(features.dtype)
-        compiling, training = torch.compiler.is_compiling(), torch.is_grad_enabled()
-        if after is not None and training and not compiling:
-            return fused.activated_conv(features, a1, a2, assignment, after, padding_mask)
-        # Compilers and exported files take the formula, which they fuse themselves.
-        activate = two_slopes if compiling and not training else fused.two_slopes
-        update = activate(features, a1, a2, assignment)
-        return update if after is None else after(hide_padding(update, padding_mask))
+        layers = features, before, pointwise
+        if pixelwise.applies(*layers):
+            update = pixelwise.chained(*layers, slopes, assignment)
+        elif pixelwise_training.applies(*layers):
+            update = pixelwise_training.chained(*layers, slopes, assignment, dropout)
+        else:
+            features = features if before is None else before(features)
+            return _layer_by_layer(features, slopes, assignment, after, padding_mask, dropout)
+        is_done = after is None or pointwise is not None
+        return update if is_done else after(hide_padding(update, padding_mask))
 
     def slopes(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes a1 and a2 that every token wants: (N, M, D) to (N, C, M) each."""
@@ -77,6 +75,26 @@ class DynamicReLU(nn.Module):
         theta1, theta2 = theta.chunk(2, dim=-1)
         slopes = torch.cat([2 * theta1, 2 * theta2 - 1], dim=-1)  # (N, M, 2C)
         return slopes.transpose(1, 2).chunk(2, dim=1)
+
+
+def _layer_by_layer(
+    features: Tensor,
+    slopes: tuple[Tensor, Tensor],
+    assignment: Tensor | None,
+    after: ConvNorm | None,
+    padding_mask: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """The activation and the convolution behind it, where they cannot be chained."""
+    slopes = [one.to(features.dtype) for one in slopes]
+    assignment = None if assignment is None else assignment.to(features.dtype)
+    compiling, training = torch.compiler.is_compiling(), torch.is_grad_enabled()
+    if after is not None and training and not compiling and not dropout:
+        return fused.activated_conv(features, *slopes, assignment, after, padding_mask)
+    # Compilers and exported files take the formula, which they fuse themselves.
+    activate = two_slopes if compiling and not training else fused.two_slopes
+    update = F.dropout(activate(features, *slopes, assignment), dropout)
+    return update if after is None else after(hide_padding(update, padding_mask))
 
 
 def two_slopes(x: Tensor, a1: Tensor, a2: Tensor, assignment: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdet_mobileformer.models.layout import weighted_sum
+from mmdet_mobileformer.models.layout import is_channels_last, weighted_sum
 from mmdet_mobileformer.models.padding import hide_padding
 
 
@@ -220,17 +220,22 @@ class SeveralOutputs(torch.autograd.Function):
         )  # fmt: skip
         grad_features = None
         if needed[0]:
-            grad_features = grad_repeated.unflatten(1, (features.shape[1], -1)).sum(2)
+            grad_features = sum(grad_repeated.unflatten(1, (features.shape[1], -1)).unbind(2))
         return grad_features, grad_weight, None
 
 
 def _repeated(features: Tensor, weight: Tensor) -> Tensor:
     """(N, C, H, W) to (N, m * C, H, W), every channel as often as the weight asks for."""
-    return features.repeat_interleave(len(weight) // features.shape[1], dim=1)
+    count = len(weight) // features.shape[1]
+    if is_channels_last(features):
+        return features.permute(0, 2, 3, 1).repeat_interleave(count, dim=3).permute(0, 3, 1, 2)
+    return features.repeat_interleave(count, dim=1)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
     """Products of two maps (N, C, H, W) summed over the pixels: (N, C, 1, 1)."""
+    if is_channels_last(one):
+        return (one * other).sum((2, 3), keepdim=True)
     return torch.linalg.vecdot(one.flatten(2), other.flatten(2))[..., None, None]
 
 

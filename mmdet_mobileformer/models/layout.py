@@ -1,9 +1,8 @@
 """How maps lie in memory; no number depends on it.
 
-Modules take and give (N, C, H, W) whatever the layout. For inference on a CPU in eager mode the
-channels of a pixel lie side by side (PyTorch's channels-last), which convolutions and norms
-compute faster. Training, compilers and exported files keep the order of the shape: training was
-slower with channels last.
+Modules take and give (N, C, H, W) whatever the layout. On a CPU in eager mode the channels of a
+pixel lie side by side (PyTorch's channels-last), which convolutions and norms compute faster.
+Compilers, exported files, GPUs and 16 bits keep the order of the shape.
 """
 
 import torch
@@ -16,7 +15,8 @@ CHUNK, SHARED_CHUNK = 2**17, 2**20
 
 def channels_last(features: Tensor) -> Tensor:
     """Lay a map (N, C, H, W) out with its channels side by side, where that is of use."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not features.is_cpu:
+    keeps_order = torch.compiler.is_compiling() or torch.is_autocast_enabled('cpu')
+    if keeps_order or not features.is_cpu:
         return features
     return features.contiguous(memory_format=torch.channels_last)
 

@@ -5,7 +5,7 @@ from typing import Any
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmdet_mobileformer.models import pixelwise
+from mmdet_mobileformer.models import pixelwise, pixelwise_training
 from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.padding import hide_padding, mask_at
@@ -83,12 +83,13 @@ class LiteBottleneck(nn.Module):
             (N, C', ceil(H / stride), ceil(W / stride)).
         """
         visible = hide_padding(features, padding_mask)
-        if self.act is None and pixelwise.applies(visible, self.depthwise, self.pointwise):
-            update = pixelwise.chained(visible, self.depthwise, self.pointwise)
+        convs = self.depthwise, self.pointwise
+        if self.act is None and pixelwise.applies(visible, *convs):
+            update = pixelwise.chained(visible, *convs)
         elif self.act is None:
             update = self.pointwise(self.depthwise(visible))
-        elif not self.training:
-            update = self.act(visible, tokens, assignment, self.depthwise, self.pointwise)
+        elif not self.training or pixelwise_training.applies(visible, *convs):
+            update = self.act(visible, tokens, assignment, *convs)
         else:
             squeeze = recomputed_in_training(self, self._squeeze)
             update = squeeze(self.depthwise.conv(visible), tokens, assignment)

@@ -8,7 +8,7 @@ has one pair of slopes for all pixels, the larger one becomes part of the convol
     max(a1 * x, a2 * x) = prelu(high * x, low / high)       high = max(a1, a2), low = min(a1, a2)
 
 For inference on a CPU, with the channels of a pixel side by side (:mod:`.layout`). Our decision.
-Exported files have forms of their own (:mod:`.exported`).
+Training and exported files have forms of their own (:mod:`.pixelwise_training`, :mod:`.exported`).
 """
 
 from collections.abc import Callable

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from mmdet_mobileformer.models import pixelwise_training
 from mmdet_mobileformer.models.convolution import conv_norm
 from mmdet_mobileformer.models.dynamic_relu import DynamicReLU
 from mmdet_mobileformer.models.norm import LayerNorm2d
@@ -69,11 +70,8 @@ class AttentionMobile(nn.Module):
         update = update.transpose(1, 2).unflatten(2, features.shape[-2:])
         features = self.attention_norm(features + self.dropout(update))
 
-        ffn = recomputed_in_training(self, self._ffn)
-        return self.ffn_norm(features + self.dropout(ffn(features, tokens, assignment)))
-
-    def _ffn(self, features: Tensor, tokens: Tensor, assignment: Tensor | None) -> Tensor:
-        if not self.training:
-            return self.act(features, tokens, assignment, self.expand, self.squeeze)
-        update = self.act(features, tokens, assignment, self.expand)
-        return self.squeeze(self.dropout(update))
+        convs = self.expand, self.squeeze
+        is_light = pixelwise_training.applies(features, *convs)
+        ffn = self.act if is_light else recomputed_in_training(self, self.act)
+        update = ffn(features, tokens, assignment, *convs, dropout=self.dropout.p)
+        return self.ffn_norm(features + self.dropout(update))

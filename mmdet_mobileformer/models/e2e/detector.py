@@ -15,6 +15,7 @@ from mmdet_mobileformer.models.e2e.decoder import MobileFormerDecoder
 from mmdet_mobileformer.models.e2e.denoising import Denoising, DenoisingQueries
 from mmdet_mobileformer.models.e2e.head import AnchorDETRHead
 from mmdet_mobileformer.models.e2e.proposals import ProposalHead
+from mmdet_mobileformer.models.layout import channels_last
 from mmdet_mobileformer.models.padding import extend_images, padding_mask_of
 
 
@@ -179,7 +180,8 @@ class MobileFormerDETR(SingleStageDetector):
         self, batch_inputs: Tensor, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Maps (N, C, H_i, W_i) of the neck; padding_mask (N, H, W) is True at padded pixels."""
-        return self.neck(self.backbone(batch_inputs, padding_mask))
+        maps = self.backbone(batch_inputs, padding_mask)
+        return self.neck(tuple(channels_last(level) for level in maps))
 
     def _decode(
         self,
