@@ -256,7 +256,10 @@ def test_halved_is_adaptive_average_pooling_and_the_assignment_is_normalised_aft
 def test_channels_last_lasts_and_changes_no_number(trains, mode, monkeypatch):
     backbone = MobileFormer(TINY, dynamic_relu=mode).double().train(trains)
     images = rand(2, 3, 65, 96)
-    results = []
+    results, seen = [], []
+    backbone.blocks[-1].register_forward_pre_hook(
+        lambda _, inputs: seen.append(layout.is_channels_last(inputs[0]))
+    )
     for arrange in (layout.channels_last, lambda images: images):
         monkeypatch.setattr(MobileFormer, 'arrange', staticmethod(arrange))
         with torch.set_grad_enabled(trains):
@@ -264,8 +267,10 @@ def test_channels_last_lasts_and_changes_no_number(trains, mode, monkeypatch):
         sums = [level.square().sum() for level in maps]
         gradients = torch.autograd.grad(sum(sums), [*backbone.parameters()]) if trains else []
         results.append((maps, gradients))
-        assert any(level.is_contiguous() for level in maps) == (len(results) == 2)
     torch.testing.assert_close(*results)
+    assert seen == [True, False]
+    # Necks of others train faster on the shape's own order.
+    assert all(level.is_contiguous() == trains for level in results[0][0])
 
 
 @pytest.mark.parametrize('trains', [False, True])

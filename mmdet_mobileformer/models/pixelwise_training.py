@@ -1,6 +1,6 @@
-"""The chains of :mod:`.pixelwise` in training: forward and backward for a few pixels at a time.
+"""The chains of :mod:`.pixelwise` in training: a few pixels at a time, and again for backward.
 
-    after(dynamic_relu(norm(before(x))))       before and after are 1×1 convolutions
+    after(dropout(dynamic_relu(norm(before(x)))))       before and after are 1×1 convolutions
 
 x is remembered, and what lies between is made again for backward while it stays in the cache: the
 widest maps of the network never exist. For training on a CPU, with the channels of a pixel side by
@@ -50,178 +50,172 @@ def chained(
     Returns:
         (N, C'', H', W').
     """
-    expand, norm = (None, None), None
+    expand, norm, squeeze = (None, None), None, (None, None)
     if before is not None:
         weight, bias, norm = before.folded()
-        norms_pixels = before.norms_pixels and not before.with_activation and before.shuffle == 1
-        if norms_pixels and before.is_pointwise:
+        is_plain = before.norms_pixels and not before.with_activation and before.shuffle == 1
+        if is_plain and before.is_pointwise:
             expand = weight.flatten(1), bias
-        elif norms_pixels:
+        elif is_plain:
             features = before.conv._conv_forward(features, weight, bias)
         else:
             features, norm = before(features), None
-    is_norm = isinstance(norm, nn.LayerNorm)
-    scale = (norm.weight, norm.bias, norm.eps) if is_norm else (None, None, 0.0)
-    squeeze = (None, None)
     if after is not None:
         weight, bias, norm_after = after.folded()
         squeeze = weight.flatten(1), bias
-    a1, a2 = (one.transpose(1, 2) / (1 - dropout) for one in slopes)  # (N, M, C')
-    kept = None
+    is_norm = isinstance(norm, nn.LayerNorm)
+    scale, eps = ((norm.weight, norm.bias), norm.eps) if is_norm else ((None, None), 0.0)
+    kept, width = None, slopes[0].shape[1]
     if dropout:
-        size = (len(features), *features.shape[2:], a1.shape[2])
-        kept = torch.empty(size, dtype=torch.bool).bernoulli_(1 - dropout)
-    update = Chain.apply(features, *expand, *scale, a2, a1 - a2, assignment, kept, *squeeze)
+        kept = torch.empty(len(features), *features.shape[2:], width, dtype=torch.bool)
+        kept = kept.bernoulli_(1 - dropout).permute(0, 3, 1, 2)
+    a1, a2 = (one.transpose(1, 2) / (1 - dropout) for one in slopes)  # (N, M, C')
+    maps, weights = (features, assignment, kept), (*expand, *scale, *squeeze)
+    update = Chain.apply(eps, *maps, a2, a1 - a2, *weights)
     return update if after is None else after.finish(update, norm_after)
 
 
 class Chain(torch.autograd.Function):
-    """See the file; without one of the tensors its step is left out."""
+    """``squeeze(kept * (base * z + relu(change * z)))`` of ``z = norm(expand(x))``.
+
+    Maps are (N, C, H, W) with the channels side by side, slopes (N, M, C'), shares of them
+    (N, M, H, W). A layer whose weights are None is left out.
+    """
 
     @staticmethod
     def forward(
         ctx,  # noqa: ANN001 (torch's)
-        features: Tensor,
-        expand: Tensor | None,
-        expand_bias: Tensor | None,
-        norm_weight: Tensor | None,
-        norm_bias: Tensor | None,
         eps: float,
-        base: Tensor,
-        change: Tensor,
+        features: Tensor,
         assignment: Tensor | None,
         kept: Tensor | None,
-        squeeze: Tensor | None,
-        squeeze_bias: Tensor | None,
+        base: Tensor,
+        change: Tensor,
+        *weights: Tensor | None,
     ) -> Tensor:
-        """Features (N, C, H, W), slopes (N, M, C'), assignment (N, M, H, W), kept (N, H, W, C')."""
-        ctx.save_for_backward(
-            features, expand, expand_bias, norm_weight, norm_bias, base, change, assignment, kept,
-            squeeze,
-        )  # fmt: skip
-        ctx.eps, ctx.has_bias = eps, squeeze_bias is not None
-        width = base.shape[2]
-        result = _like(features, width if squeeze is None else len(squeeze))
-        for index, (x, shares, keep, out) in _chunks(width, features, assignment, kept, result):
-            step = _Step(x, expand, expand_bias, norm_weight, norm_bias, eps)
-            active = step.activate(base[index], change[index], shares, keep)
+        """Weights and biases of expand, norm and squeeze; returns (N, C'', H, W)."""
+        ctx.save_for_backward(features, assignment, kept, base, change, *weights)
+        ctx.eps = eps
+        *_, squeeze, bias = weights
+        result = _like(features, base.shape[2] if squeeze is None else len(squeeze))
+        for index, (x, shares, keep, out) in _chunks(base, features, assignment, kept, result):
+            step = _Step(x, shares, keep, eps, *weights[:4])
+            active = step.activate(base[index], change[index])
             if squeeze is None:
                 out.copy_(active)
-            elif squeeze_bias is None:
+            elif bias is None:
                 torch.mm(active, squeeze.t(), out=out)
             else:
-                torch.addmm(squeeze_bias, active, squeeze.t(), out=out)
+                torch.addmm(bias, active, squeeze.t(), out=out)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001 (torch's)
         """Gradients of the inputs, in their order."""
-        (
-            features, expand, expand_bias, norm_weight, norm_bias, base, change, assignment, kept,
-            squeeze,
-        ) = ctx.saved_tensors  # fmt: skip
-        grad = grad.contiguous(memory_format=torch.channels_last)
+        features, assignment, kept, base, change, *weights = ctx.saved_tensors
+        *_, squeeze, bias = weights
+        sums = [None if one is None else torch.zeros_like(one) for one in (base, change, *weights)]
+        sum_base, sum_change, sum_expand, sum_expand_bias, *sums_norm, sum_squeeze, _ = sums
         grad_features = _like(features, features.shape[1])
         grad_assignment = None if assignment is None else _like(features, assignment.shape[1])
-        sums = [
-            None if one is None else torch.zeros_like(one)
-            for one in (expand, expand_bias, norm_weight, norm_bias, base, change, squeeze)
-        ]
-        grad_expand, grad_expand_bias, grad_weight, grad_bias, grad_base, grad_change, grad_out = (
-            sums
-        )
-        maps = (features, assignment, kept, grad, grad_features, grad_assignment)
-        for index, (x, shares, keep, g, out, out_shares) in _chunks(base.shape[2], *maps):
-            step = _Step(x, expand, expand_bias, norm_weight, norm_bias, ctx.eps)
-            slopes = base[index], change[index]
-            active = step.activate(*slopes, shares, keep)
+        maps = features, assignment, kept, grad, grad_features, grad_assignment
+        for index, (x, shares, keep, g, out, out_shares) in _chunks(base, *maps):
+            step = _Step(x, shares, keep, ctx.eps, *weights[:4])
+            active = step.activate(base[index], change[index])
             if squeeze is not None:
-                grad_out.addmm_(g.t(), active)
+                sum_squeeze.addmm_(g.t(), active)
                 g = g @ squeeze
-            if keep is not None:
-                g = g * keep
-            positive = torch.ops.aten.threshold_backward(g, step.bend, 0)
-            of_base, of_change = g * step.z, positive * step.z
-            if shares is None:
-                grad_base[index] += of_base.sum(0)
-                grad_change[index] += of_change.sum(0)
-            else:
-                grad_base[index].addmm_(shares.t(), of_base)
-                grad_change[index].addmm_(shares.t(), of_change)
-                torch.mm(of_base, slopes[0].t(), out=out_shares)
-                out_shares.addmm_(of_change, slopes[1].t())
-            g = positive.mul_(step.change).addcmul_(g, step.base)
-            if norm_weight is not None:
-                g, *of_norm = torch.ops.aten.native_layer_norm_backward(
-                    g, step.inputs, norm_weight.shape, step.mean, step.scale, norm_weight,
-                    norm_bias, (True, True, True),
-                )  # fmt: skip
-                grad_weight += of_norm[0]
-                grad_bias += of_norm[1]
-            if expand is None:
+            g = step.before_activation(g, sum_base[index], sum_change[index], out_shares)
+            g = step.before_norm(g, *sums_norm)
+            if step.expand is None:
                 out.copy_(g)
                 continue
-            grad_expand.addmm_(g.t(), x)
-            if expand_bias is not None:
-                grad_expand_bias += g.sum(0)
-            torch.mm(g, expand, out=out)
-        grad_squeeze_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
-        return (
-            grad_features, grad_expand, grad_expand_bias, grad_weight, grad_bias, None, grad_base,
-            grad_change, grad_assignment, None, grad_out, grad_squeeze_bias,
-        )  # fmt: skip
+            sum_expand.addmm_(g.t(), x)
+            if sum_expand_bias is not None:
+                sum_expand_bias += g.sum(0)
+            torch.mm(g, step.expand, out=out)
+        if bias is not None:
+            sums[-1] = grad.sum((0, 2, 3))
+        return None, grad_features, grad_assignment, None, *sums
 
 
 class _Step:
-    """A few pixels (P, C) on their way to what is activated."""
+    """A few pixels (P, C) on their way to what is activated, with their shares (P, M) of slopes."""
 
     def __init__(
         self,
         x: Tensor,
-        expand: Tensor | None,
-        expand_bias: Tensor | None,
-        norm_weight: Tensor | None,
-        norm_bias: Tensor | None,
+        shares: Tensor | None,
+        kept: Tensor | None,
         eps: float,
+        expand: Tensor | None,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        shift: Tensor | None,
     ) -> None:
         if expand is not None:
-            x = x @ expand.t() if expand_bias is None else torch.addmm(expand_bias, x, expand.t())
-        self.inputs = self.z = x
-        if norm_weight is not None:
-            self.z, self.mean, self.scale = torch.native_layer_norm(
-                x, norm_weight.shape, norm_weight, norm_bias, eps
-            )
+            x = x @ expand.t() if bias is None else torch.addmm(bias, x, expand.t())
+        self.shares, self.kept, self.expand, self.scale, self.shift = (
+            shares,
+            kept,
+            expand,
+            scale,
+            shift,
+        )
+        self.expanded = self.z = x
+        if scale is not None:
+            self.z, *self.moments = torch.native_layer_norm(x, scale.shape, scale, shift, eps)
 
-    def activate(
-        self, base: Tensor, change: Tensor, shares: Tensor | None, keep: Tensor | None
-    ) -> Tensor:
-        """``base * z + relu(change * z)`` (P, C'); slopes are (M, C'), shares (P, M)."""
-        self.base, self.change = base[0], change[0]
-        if shares is not None:
-            self.base, self.change = shares @ base, shares @ change
+    def activate(self, base: Tensor, change: Tensor) -> Tensor:
+        """(P, C'), from the slopes (M, C')."""
+        self.slopes = self.base, self.change = base, change
+        if self.shares is not None:
+            self.base, self.change = self.shares @ base, self.shares @ change
         self.bend = self.change * self.z
         active = torch.relu(self.bend).addcmul_(self.z, self.base)
-        return active if keep is None else active.mul_(keep)
+        return active if self.kept is None else active.mul_(self.kept)
+
+    def before_activation(
+        self, grad: Tensor, sum_base: Tensor, sum_change: Tensor, out_shares: Tensor | None
+    ) -> Tensor:
+        """Gradient of z (P, C'); those of the slopes are added, that of the shares is written."""
+        grad = grad if self.kept is None else grad * self.kept
+        positive = torch.ops.aten.threshold_backward(grad, self.bend, 0)
+        of_base, of_change = grad * self.z, positive * self.z
+        if self.shares is None:
+            sum_base += of_base.sum(0)
+            sum_change += of_change.sum(0)
+        else:
+            sum_base.addmm_(self.shares.t(), of_base)
+            sum_change.addmm_(self.shares.t(), of_change)
+            torch.mm(of_base, self.slopes[0].t(), out=out_shares)
+            out_shares.addmm_(of_change, self.slopes[1].t())
+        return positive.mul_(self.change).addcmul_(grad, self.base)
+
+    def before_norm(
+        self, grad: Tensor, sum_scale: Tensor | None, sum_shift: Tensor | None
+    ) -> Tensor:
+        """Gradient of what is normed (P, C'); those of scale and shift are added."""
+        if self.scale is None:
+            return grad
+        norm = self.scale.shape, *self.moments, self.scale, self.shift
+        grad, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(
+            grad, self.expanded, *norm, (True, True, True)
+        )
+        sum_scale += of_scale
+        sum_shift += of_shift
+        return grad
 
 
-def _chunks(width: int, *maps: Tensor | None) -> Iterator[tuple[int, list[Tensor | None]]]:
-    """Pixels (P, C) of maps, a few at a time, and the index of their image; None stays None.
-
-    Maps are (N, C, H, W) with the channels side by side, or bool (N, H, W, C).
-    """
-    count = pixels_at_once(width)
-    for index in range(len(maps[0])):
-        parts = [
-            None
-            if one is None
-            else (one[index] if one.dtype == torch.bool else one[index].permute(1, 2, 0))
-            .flatten(0, 1)
-            .split(count)
-            for one in maps
-        ]
-        for place in range(len(parts[0])):
-            yield index, [None if one is None else one[place] for one in parts]
+def _chunks(base: Tensor, *maps: Tensor | None) -> Iterator[tuple[int, list[Tensor | None]]]:
+    """A few pixels (P, C) of every map at a time, and the index of their image; None stays None."""
+    count = pixels_at_once(base.shape[2])
+    pixels = [None if one is None else one.flatten(2).transpose(1, 2) for one in maps]
+    for index, image in enumerate(pixels[0]):
+        for start in range(0, len(image), count):
+            part = slice(start, start + count)
+            yield index, [None if one is None else one[index, part] for one in pixels]
 
 
 def _like(features: Tensor, channels: int) -> Tensor:
