@@ -279,7 +279,7 @@ def _split_heads(features: Tensor, num_heads: int) -> Tensor:
 def _factor(features: Tensor, num_heads: int) -> Tensor:
     """The same as a factor of a product, which copies heads of a batch faster laid out so."""
     maps = _split_heads(features, num_heads)
-    if len(maps) == 1 or not is_channels_last(features):
+    if not is_channels_last(features) or len(maps) == 1:
         return maps
     return maps.transpose(2, 3).contiguous().transpose(2, 3)
 
