@@ -168,7 +168,7 @@ def test_pixelwise_training_equals_its_layers(spatial, kind, trains_norm, norm, 
 
 
 @pytest.mark.parametrize('spatial', [False, True])
-def test_pixelwise_dropout_drops_a_share_and_keeps_the_mean(spatial):
+def test_pixelwise_dropout_drops_what_its_mask_says(spatial):
     before, after = conv_with_norm(C, 2 * C, 1, None), conv_with_norm(2 * C, 4, 1, None)
     tokens = M if spatial else 1
     features = rand(N, C, H, W).contiguous(memory_format=torch.channels_last)
@@ -332,6 +332,32 @@ def test_training_adds_many_tokens_without_their_maps():
         lambda *inputs: bridge.eval()(*inputs[:3]),
         inputs,
     )
+
+
+@pytest.mark.parametrize('grad', [False, True])
+def test_dropout_in_training_needs_no_gradients(grad):
+    block = attention_mobile.AttentionMobile(C, 4 * C, 16, num_heads=2)
+    features = torch.randn(N, C, H, W).contiguous(memory_format=torch.channels_last)
+    inputs = features, torch.randn(N, M, 16), None, block.expand, block.squeeze
+    with torch.set_grad_enabled(grad):
+        for training in (False, True):
+            act = block.act.train(training)
+            once, again = (act(*inputs, dropout=0.5) for _ in range(2))
+            assert torch.equal(once, again) != training
+
+
+@pytest.mark.parametrize('kind', ['attention', 'lite'])
+def test_a_block_with_a_prior_trains_in_double_in_both_layouts(kind):
+    block = DecoderBlock(16, kind, 32, num_heads=2, prior=True).double().train()
+    features, tokens, boxes = rand(N, 16, H, W), rand(N, 9, 16), rand(N, 9, 4).sigmoid()
+    extent = torch.ones(1, 2, dtype=torch.double)
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        maps = [features.contiguous(memory_format=memory_format)] * 2
+        outputs = block(maps[0], tokens, maps[1], tokens, boxes=boxes, extent=extent)
+        loss = sum(output.square().sum() for output in outputs)
+        results.append(torch.autograd.grad(loss, [*block.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)  # the prior's product is float32's
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])

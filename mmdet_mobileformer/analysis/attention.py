@@ -44,7 +44,7 @@ def recorded_attention(network: nn.Module) -> Iterator[list[BlockAttention]]:
     """Record every block's attention while the network runs.
 
     Args:
-        network: Anything that holds Mobile-Former blocks.
+        network: Anything that holds Mobile-Former blocks, in eval mode.
 
     Yields:
         A list that a forward pass fills, a block an entry, in the order of their work.

@@ -74,7 +74,8 @@ def use_released_form(model: nn.Module) -> None:
     """Compute as the released code does, with the same weights (written from what it computes).
 
     Dynamic ReLU is ``max(a1 * x, a2 * x)`` in three passes over memory, training keeps both
-    products, and maps lie in the order of their shape. Give norms as they are, without '+fused'.
+    products, and the backbone's maps lie in the order of their shape. Give norms as they are,
+    without '+fused'.
     """
     for module in model.modules():
         if isinstance(module, DynamicReLU):

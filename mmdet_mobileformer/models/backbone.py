@@ -15,7 +15,7 @@ from mmdet_mobileformer.checkpoints.pretrained import load_pretrained
 from mmdet_mobileformer.models.arch import STEM_STRIDE, ArchSpec
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES, build_block
 from mmdet_mobileformer.models.convolution import conv_norm
-from mmdet_mobileformer.models.layout import channels_last
+from mmdet_mobileformer.models.layout import channels_last, laid_out_as
 from mmdet_mobileformer.models.padding import mask_at
 from mmdet_mobileformer.models.recompute import recomputed_in_training
 
@@ -126,7 +126,8 @@ class MobileFormer(BaseModule):
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """As :meth:`forward`, and also return the tokens (N, M, D) after the last block."""
         # Grouped pointwise convolutions are faster on the shape's own order.
-        features = self.stem(self.arrange(x) if self.arch.groups == 1 else x)
+        images = self.arrange(x) if self.arch.groups == 1 else x
+        features = self.stem(images)
         tokens = self.tokens.expand(x.shape[0], -1, -1)
         mask = mask_at(padding_mask, STEM_STRIDE)
         outputs = []
@@ -135,8 +136,9 @@ class MobileFormer(BaseModule):
             features, tokens = run(features, tokens, mask)
             mask = mask_at(mask, self.arch.blocks[index].stride)
             if index in self._out_blocks:
-                # Other people's necks train faster on the shape's own order.
-                outputs.append(features.contiguous() if torch.is_grad_enabled() else features)
+                # Other people's necks train faster on maps laid out as the images came.
+                is_other = images is not x and torch.is_grad_enabled()
+                outputs.append(laid_out_as(x, features) if is_other else features)
         return tuple(outputs), tokens
 
     def train(self, mode: bool = True) -> Self:

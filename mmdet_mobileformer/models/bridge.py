@@ -41,7 +41,9 @@ class MobileToFormer(nn.Module):
         self.num_heads = num_heads
         self.scale = (in_channels // num_heads) ** -0.5
         self.query = nn.Linear(token_dim, in_channels)
-        self.attention = nn.Softmax(dim=-1)  # a module, so that hooks see who reads what
+        self.attention = nn.Softmax(
+            dim=-1
+        )  # a module, so that hooks see who reads what in eval mode
         self.gate = nn.Linear(token_dim, in_channels) if gated else None
         self.proj = nn.Linear(in_channels, token_dim)
         self.dropout = nn.Dropout(dropout)
@@ -163,7 +165,9 @@ class FormerToMobile(nn.Module):
         self.scale = (out_channels // num_heads) ** -0.5
         self.key = nn.Linear(token_dim, out_channels)
         self.value = nn.Linear(token_dim, out_channels)
-        self.attention = nn.Softmax(dim=2)  # a module, so that hooks see who reads what
+        self.attention = nn.Softmax(
+            dim=2
+        )  # a module, so that hooks see who reads what in eval mode
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -191,8 +195,8 @@ class FormerToMobile(nn.Module):
 
         if not self.training and _in_pieces(features, value) and is_channels_last(features):
             return self._add_in_chunks(key, value, features, feature_pos)
-        light = self.training and _outweigh_features(key, features)
-        take = self._take_without_maps if light else self._take
+        without_maps = self.training and _outweigh_features(key, features)
+        take = self._take_without_maps if without_maps else self._take
         return features + self.drop_path(self.dropout(take(key, value, features, feature_pos)))
 
     def _take(
@@ -212,7 +216,7 @@ class FormerToMobile(nn.Module):
     ) -> Tensor:
         """As :meth:`_take`, by PyTorch's attention, which remembers no map."""
         query = features if feature_pos is None else features + feature_pos
-        query = query.flatten(2).transpose(1, 2).contiguous().to(value.dtype)  # (N, HW, C)
+        query = query.flatten(2).transpose(1, 2).to(value.dtype).contiguous()  # (N, HW, C)
         query = query.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         update = F.scaled_dot_product_attention(query, key, value.transpose(2, 3), scale=1.0)
         return update.transpose(2, 3).flatten(1, 2).unflatten(2, features.shape[2:])

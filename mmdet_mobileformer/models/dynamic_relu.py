@@ -47,9 +47,10 @@ class DynamicReLU(nn.Module):
             tokens: (N, M, D).
             assignment: (N, M, H, W), a distribution over the M tokens at every pixel, or None.
             before: Convolution that makes what is activated of the features.
-            after: Convolution of the activated features. In training it makes them again in
-                backward, instead of remembering them beside the features.
-            padding_mask: (N, H, W) bool, True at padded pixels, which are zero to the convolution.
+            after: Convolution of the activated features. Where that takes less memory, training
+                makes them again in backward, instead of remembering them beside the features.
+            padding_mask: (N, H, W) bool, True at padded pixels, which are zero to a convolution
+                behind that reads neighbours.
             dropout: Share of the activated features that training drops.
 
         Returns:
@@ -59,12 +60,14 @@ class DynamicReLU(nn.Module):
         dropout = dropout if self.training else 0.0
         pointwise = after if after is not None and after.is_pointwise else None
         layers = features, before, pointwise
-        if pixelwise.applies(*layers):
-            update = pixelwise.chained(*layers, slopes, assignment)
+        if not dropout and pixelwise.applies(*layers):
+            update = pixelwise.chained(*layers, *_as(features, slopes, assignment))
         elif pixelwise_training.applies(*layers):
+            slopes, assignment = _as(features, slopes, assignment)
             update = pixelwise_training.chained(*layers, slopes, assignment, dropout)
         else:
             features = features if before is None else before(features)
+            slopes, assignment = _as(features, slopes, assignment)
             return _layer_by_layer(features, slopes, assignment, after, padding_mask, dropout)
         is_done = after is None or pointwise is not None
         return update if is_done else after(hide_padding(update, padding_mask))
@@ -77,6 +80,14 @@ class DynamicReLU(nn.Module):
         return slopes.transpose(1, 2).chunk(2, dim=1)
 
 
+def _as(
+    features: Tensor, slopes: tuple[Tensor, Tensor], assignment: Tensor | None
+) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    """Slopes and assignment in the features' dtype."""
+    a1, a2 = (one.to(features.dtype) for one in slopes)
+    return (a1, a2), None if assignment is None else assignment.to(features.dtype)
+
+
 def _layer_by_layer(
     features: Tensor,
     slopes: tuple[Tensor, Tensor],
@@ -86,8 +97,6 @@ def _layer_by_layer(
     dropout: float,
 ) -> Tensor:
     """The activation and the convolution behind it, where they cannot be chained."""
-    slopes = [one.to(features.dtype) for one in slopes]
-    assignment = None if assignment is None else assignment.to(features.dtype)
     compiling, training = torch.compiler.is_compiling(), torch.is_grad_enabled()
     if after is not None and training and not compiling and not dropout:
         return fused.activated_conv(features, *slopes, assignment, after, padding_mask)

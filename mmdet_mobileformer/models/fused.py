@@ -220,7 +220,8 @@ class SeveralOutputs(torch.autograd.Function):
         )  # fmt: skip
         grad_features = None
         if needed[0]:
-            grad_features = sum(grad_repeated.unflatten(1, (features.shape[1], -1)).unbind(2))
+            maps = grad_repeated.unflatten(1, (features.shape[1], -1)).unbind(2)
+            grad_features = sum(maps[1:], maps[0])
         return grad_features, grad_weight, None
 
 
@@ -234,7 +235,7 @@ def _repeated(features: Tensor, weight: Tensor) -> Tensor:
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
     """Products of two maps (N, C, H, W) summed over the pixels: (N, C, 1, 1)."""
-    if is_channels_last(one):
+    if one.is_cpu and is_channels_last(one):
         return (one * other).sum((2, 3), keepdim=True)
     return torch.linalg.vecdot(one.flatten(2), other.flatten(2))[..., None, None]
 

@@ -2,9 +2,10 @@
 
     after(dropout(dynamic_relu(norm(before(x)))))       before and after are 1×1 convolutions
 
-x is remembered, and what lies between is made again for backward while it stays in the cache: the
-widest maps of the network never exist. For training on a CPU, with the channels of a pixel side by
-side (:mod:`.layout`). Our decision.
+x is remembered, and what lies between is made again for backward while it stays in the cache, so
+that the widest maps of the network need not exist. Where the layer before is no 1×1 convolution, or
+its norm reads the whole map, x is what that layer makes. For training on a CPU, with the channels
+of a pixel side by side (:mod:`.layout`). Our decision.
 """
 
 from collections.abc import Iterator
@@ -98,7 +99,8 @@ class Chain(torch.autograd.Function):
         ctx.eps = eps
         *_, squeeze, bias = weights
         result = _like(features, base.shape[2] if squeeze is None else len(squeeze))
-        for index, (x, shares, keep, out) in _chunks(base, features, assignment, kept, result):
+        maps = features, assignment, kept, result
+        for index, (x, shares, keep, out) in _chunks(base.shape[2], *maps):
             step = _Step(x, shares, keep, eps, *weights[:4])
             active = step.activate(base[index], change[index])
             if squeeze is None:
@@ -111,6 +113,7 @@ class Chain(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @torch.autocast('cpu', enabled=False)
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001 (torch's)
         """Gradients of the inputs, in their order."""
         features, assignment, kept, base, change, *weights = ctx.saved_tensors
@@ -120,7 +123,7 @@ class Chain(torch.autograd.Function):
         grad_features = _like(features, features.shape[1])
         grad_assignment = None if assignment is None else _like(features, assignment.shape[1])
         maps = features, assignment, kept, grad, grad_features, grad_assignment
-        for index, (x, shares, keep, g, out, out_shares) in _chunks(base, *maps):
+        for index, (x, shares, keep, g, out, out_shares) in _chunks(base.shape[2], *maps):
             step = _Step(x, shares, keep, ctx.eps, *weights[:4])
             active = step.activate(base[index], change[index])
             if squeeze is not None:
@@ -156,13 +159,8 @@ class _Step:
     ) -> None:
         if expand is not None:
             x = x @ expand.t() if bias is None else torch.addmm(bias, x, expand.t())
-        self.shares, self.kept, self.expand, self.scale, self.shift = (
-            shares,
-            kept,
-            expand,
-            scale,
-            shift,
-        )
+        self.shares, self.kept = shares, kept
+        self.expand, self.scale, self.shift = expand, scale, shift
         self.expanded = self.z = x
         if scale is not None:
             self.z, *self.moments = torch.native_layer_norm(x, scale.shape, scale, shift, eps)
@@ -208,9 +206,9 @@ class _Step:
         return grad
 
 
-def _chunks(base: Tensor, *maps: Tensor | None) -> Iterator[tuple[int, list[Tensor | None]]]:
+def _chunks(width: int, *maps: Tensor | None) -> Iterator[tuple[int, list[Tensor | None]]]:
     """A few pixels (P, C) of every map at a time, and the index of their image; None stays None."""
-    count = pixels_at_once(base.shape[2])
+    count = pixels_at_once(width)
     pixels = [None if one is None else one.flatten(2).transpose(1, 2) for one in maps]
     for index, image in enumerate(pixels[0]):
         for start in range(0, len(image), count):

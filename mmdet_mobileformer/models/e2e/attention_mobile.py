@@ -71,7 +71,12 @@ class AttentionMobile(nn.Module):
         features = self.attention_norm(features + self.dropout(update))
 
         convs = self.expand, self.squeeze
-        is_light = pixelwise_training.applies(features, *convs)
-        ffn = self.act if is_light else recomputed_in_training(self, self.act)
-        update = ffn(features, tokens, assignment, *convs, dropout=self.dropout.p)
+        if not self.training or pixelwise_training.applies(features, *convs):
+            update = self.act(features, tokens, assignment, *convs, dropout=self.dropout.p)
+        else:
+            update = recomputed_in_training(self, self._ffn)(features, tokens, assignment)
         return self.ffn_norm(features + self.dropout(update))
+
+    def _ffn(self, features: Tensor, tokens: Tensor, assignment: Tensor | None) -> Tensor:
+        """Step 2 layer by layer."""
+        return self.squeeze(self.dropout(self.act(features, tokens, assignment, self.expand)))
