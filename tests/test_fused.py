@@ -167,8 +167,9 @@ def test_pixelwise_training_equals_its_layers(spatial, kind, trains_norm, norm, 
         assert not pixelwise_training.applies(features, before, after)
 
 
+@pytest.mark.parametrize('dropout', [0.3, 1.0])
 @pytest.mark.parametrize('spatial', [False, True])
-def test_pixelwise_dropout_drops_what_its_mask_says(spatial):
+def test_pixelwise_dropout_drops_what_its_mask_says(spatial, dropout):
     before, after = conv_with_norm(C, 2 * C, 1, None), conv_with_norm(2 * C, 4, 1, None)
     tokens = M if spatial else 1
     features = rand(N, C, H, W).contiguous(memory_format=torch.channels_last)
@@ -177,12 +178,13 @@ def test_pixelwise_dropout_drops_what_its_mask_says(spatial):
 
     def chained(x, a1, a2, *assignment):
         torch.manual_seed(1)
-        return pixelwise_training.chained(x, before, after, (a1, a2), *assignment, dropout=0.3)
+        return pixelwise_training.chained(x, before, after, (a1, a2), *assignment, dropout=dropout)
 
     def layers(x, a1, a2, *assignment):
         torch.manual_seed(1)
-        kept = torch.empty(N, H, W, 2 * C, dtype=torch.bool).bernoulli_(0.7).permute(0, 3, 1, 2)
-        return after(two_slopes(before(x), a1, a2, *assignment) * kept / 0.7)
+        kept = torch.empty(N, H, W, 2 * C, dtype=torch.bool).bernoulli_(1 - dropout)
+        update = two_slopes(before(x), a1, a2, *assignment) * kept.permute(0, 3, 1, 2)
+        return after(update / (1 - dropout) if dropout < 1 else update)
 
     assert_equal_with_gradients(chained, layers, inputs)
 

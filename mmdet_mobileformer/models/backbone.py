@@ -137,8 +137,8 @@ class MobileFormer(BaseModule):
             mask = mask_at(mask, self.arch.blocks[index].stride)
             if index in self._out_blocks:
                 # Other people's necks train faster on maps laid out as the images came.
-                is_other = images is not x and torch.is_grad_enabled()
-                outputs.append(laid_out_as(x, features) if is_other else features)
+                goes_back = images is not x and torch.is_grad_enabled()
+                outputs.append(laid_out_as(x, features) if goes_back else features)
         return tuple(outputs), tokens
 
     def train(self, mode: bool = True) -> Self:

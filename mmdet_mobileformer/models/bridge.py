@@ -41,9 +41,7 @@ class MobileToFormer(nn.Module):
         self.num_heads = num_heads
         self.scale = (in_channels // num_heads) ** -0.5
         self.query = nn.Linear(token_dim, in_channels)
-        self.attention = nn.Softmax(
-            dim=-1
-        )  # a module, so that hooks see who reads what in eval mode
+        self.attention = nn.Softmax(dim=-1)  # a module, so that hooks see who reads what
         self.gate = nn.Linear(token_dim, in_channels) if gated else None
         self.proj = nn.Linear(in_channels, token_dim)
         self.dropout = nn.Dropout(dropout)
@@ -165,9 +163,7 @@ class FormerToMobile(nn.Module):
         self.scale = (out_channels // num_heads) ** -0.5
         self.key = nn.Linear(token_dim, out_channels)
         self.value = nn.Linear(token_dim, out_channels)
-        self.attention = nn.Softmax(
-            dim=2
-        )  # a module, so that hooks see who reads what in eval mode
+        self.attention = nn.Softmax(dim=2)  # a module, so that hooks see it in eval mode
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -281,7 +277,7 @@ def _split_heads(features: Tensor, num_heads: int) -> Tensor:
 
 
 def _factor(features: Tensor, num_heads: int) -> Tensor:
-    """The same as a factor of a product, which copies heads of a batch faster laid out so."""
+    """The same, laid out so that a product over a batch need not copy the heads first."""
     maps = _split_heads(features, num_heads)
     if not is_channels_last(features) or len(maps) == 1:
         return maps

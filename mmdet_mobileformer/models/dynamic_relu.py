@@ -63,11 +63,12 @@ class DynamicReLU(nn.Module):
         if not dropout and pixelwise.applies(*layers):
             update = pixelwise.chained(*layers, *_as(features, slopes, assignment))
         elif pixelwise_training.applies(*layers):
-            slopes, assignment = _as(features, slopes, assignment)
-            update = pixelwise_training.chained(*layers, slopes, assignment, dropout)
+            update = pixelwise_training.chained(
+                *layers, *_as(features, slopes, assignment), dropout
+            )
         else:
             features = features if before is None else before(features)
-            slopes, assignment = _as(features, slopes, assignment)
+            slopes, assignment = _as(features, slopes, assignment)  # as the layer before made them
             return _layer_by_layer(features, slopes, assignment, after, padding_mask, dropout)
         is_done = after is None or pointwise is not None
         return update if is_done else after(hide_padding(update, padding_mask))

@@ -34,6 +34,16 @@ def is_channels_last(features: Tensor) -> bool:
     return not torch.compiler.is_compiling() and features.stride(1) == 1 < features.shape[1]
 
 
+def goes_by_pixel(features: Tensor) -> bool:
+    """Whether a map (N, C, H, W) can be computed a few pixels at a time, in the cache of a CPU."""
+    return (
+        is_channels_last(features)
+        and features.is_cpu
+        and features.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled('cpu')
+    )
+
+
 def weighted_sum(weights: Tensor, maps: Tensor, like: Tensor) -> Tensor:
     """Sum of maps: ``weights @ maps``, laid out as another map is.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmdet_mobileformer.models import exported
 from mmdet_mobileformer.models.convolution import ConvNorm
-from mmdet_mobileformer.models.layout import is_channels_last, pixels_at_once
+from mmdet_mobileformer.models.layout import goes_by_pixel, pixels_at_once
 
 SMALLEST = 1e-12  # stands in for a high of zero, by which nothing can be divided
 
@@ -34,10 +34,7 @@ def applies(features: Tensor, before: ConvNorm | None, after: ConvNorm | None) -
     convs = [conv for conv in (before, after) if conv is not None]
     return (
         not torch.is_grad_enabled()
-        and is_channels_last(features)
-        and features.is_cpu
-        and features.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled('cpu')
+        and goes_by_pixel(features)
         and any(conv.is_pointwise for conv in convs)
         and all(conv.norms_pixels for conv in convs)
     )

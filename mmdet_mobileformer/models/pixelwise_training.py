@@ -15,19 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mmdet_mobileformer.models.convolution import ConvNorm
-from mmdet_mobileformer.models.layout import is_channels_last, pixels_at_once
+from mmdet_mobileformer.models.layout import goes_by_pixel, pixels_at_once
 
 
 def applies(features: Tensor, before: ConvNorm | None, after: ConvNorm | None) -> bool:
     """Whether :func:`chained` can compute this, and with less to remember than layer by layer."""
-    return (
-        torch.is_grad_enabled()
-        and is_channels_last(features)
-        and features.is_cpu
-        and features.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled('cpu')
-        and (after is not None or before is None or before.norms_pixels)
-    )
+    remembers_less = after is not None or before is None or before.norms_pixels
+    return torch.is_grad_enabled() and goes_by_pixel(features) and remembers_less
 
 
 def chained(
@@ -70,7 +64,8 @@ def chained(
     if dropout:
         kept = torch.empty(len(features), *features.shape[2:], width, dtype=torch.bool)
         kept = kept.bernoulli_(1 - dropout).permute(0, 3, 1, 2)
-    a1, a2 = (one.transpose(1, 2) / (1 - dropout) for one in slopes)  # (N, M, C')
+    share = (1 - dropout) or 1.0  # where nothing is kept, nothing is scaled
+    a1, a2 = (one.transpose(1, 2) / share for one in slopes)  # (N, M, C')
     maps, weights = (features, assignment, kept), (*expand, *scale, *squeeze)
     update = Chain.apply(eps, *maps, a2, a1 - a2, *weights)
     return update if after is None else after.finish(update, norm_after)
