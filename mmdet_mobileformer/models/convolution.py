@@ -81,14 +81,19 @@ class ConvNorm(ConvModule):
     @property
     def norms_pixels(self) -> bool:
         """Whether what follows the convolution, when folded, reads every pixel for itself."""
-        return isinstance(self.folded()[2], (nn.Identity, nn.LayerNorm, type(None)))
+        return self._folds or isinstance(self.norm, (nn.Identity, nn.LayerNorm, type(None)))
+
+    @property
+    def _folds(self) -> bool:
+        """Whether the norm has fixed statistics, and weights."""
+        norm = self.norm
+        is_fixed = isinstance(norm, _BatchNorm) and not norm.training
+        return is_fixed and norm.weight is not None and norm.running_var is not None
 
     def folded(self) -> tuple[Tensor, Tensor | None, nn.Module | None]:
         """Weight and bias of the convolution, and the norm, None where they comprise it."""
         weight, bias, norm = self.conv.weight, self.conv.bias, self.norm
-        if not isinstance(norm, _BatchNorm) or norm.training:
-            return weight, bias, norm
-        if norm.weight is None or norm.running_var is None:
+        if not self._folds:
             return weight, bias, norm
         factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         shift = norm.running_mean if bias is None else norm.running_mean - bias
