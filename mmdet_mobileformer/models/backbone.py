@@ -15,7 +15,7 @@ from mmdet_mobileformer.checkpoints.pretrained import load_pretrained
 from mmdet_mobileformer.models.arch import STEM_STRIDE, ArchSpec
 from mmdet_mobileformer.models.block import DYNAMIC_RELU_MODES, build_block
 from mmdet_mobileformer.models.convolution import ConvNorm, conv_norm
-from mmdet_mobileformer.models.layout import channels_last, laid_out_as
+from mmdet_mobileformer.models.layout import channels_last
 from mmdet_mobileformer.models.padding import mask_at
 from mmdet_mobileformer.models.recompute import recomputed_in_training
 
@@ -125,8 +125,7 @@ class MobileFormer(BaseModule):
         self, x: Tensor, padding_mask: Tensor | None = None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """As :meth:`forward`, and also return the tokens (N, M, D) after the last block."""
-        images = self.arrange(x) if self._goes_by_pixel() else x
-        features = self.stem(images)
+        features = self.stem(self.arrange(x) if self._goes_by_pixel() else x)
         tokens = self.tokens.expand(x.shape[0], -1, -1)
         mask = mask_at(padding_mask, STEM_STRIDE)
         outputs = []
@@ -135,9 +134,7 @@ class MobileFormer(BaseModule):
             features, tokens = run(features, tokens, mask)
             mask = mask_at(mask, self.arch.blocks[index].stride)
             if index in self._out_blocks:
-                # Other people's necks train faster on maps laid out as the images came.
-                goes_back = images is not x and torch.is_grad_enabled()
-                outputs.append(laid_out_as(x, features) if goes_back else features)
+                outputs.append(features)
         return tuple(outputs), tokens
 
     def train(self, mode: bool = True) -> Self:

@@ -3,7 +3,7 @@
 Modules take and give (N, C, H, W) whatever the layout. On a CPU in eager mode the channels of a
 pixel lie side by side (PyTorch's channels-last), which convolutions and norms compute faster.
 Compilers, exported files, GPUs, autocast and backbones whose BatchNorm trains keep the order of the
-shape, and in training the maps leave the backbone as its images came.
+shape.
 """
 
 import torch
